@@ -1,0 +1,33 @@
+"""The exceptions that tinymi raises on purpose: one small family, one line each.
+
+Each message names the thing, what is wrong with it, the value found, what would be valid, and what to do
+next. Anything else that escapes from tinymi is a bug.
+"""
+
+
+class TinymiError(Exception):
+    """The base of the family: `except tinymi.TinymiError` catches every error that tinymi explains."""
+
+
+class SourceError(TinymiError):
+    """A checkpoint cannot be found, fetched, converted or read from where it lies."""
+
+
+class ConfigError(TinymiError):
+    """A config.json is broken, or asks for something whose effect is not implemented."""
+
+
+class WeightsError(TinymiError):
+    """A tensor is missing, has the wrong shape or type, or its file is damaged."""
+
+
+class TokenizerError(TinymiError):
+    """A tokenizer.json is missing, broken, or belongs to another model."""
+
+
+class HookError(TinymiError):
+    """A hook names no point of this run, never fires, or returns something that cannot take its place."""
+
+
+class InputError(TinymiError):
+    """A prompt, token ids, a position, a layer or an option is not what the model can take."""
