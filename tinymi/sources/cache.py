@@ -1,0 +1,169 @@
+"""The cache: folders that are either absent or complete, whatever happens to the process that builds them.
+
+A folder is built under a lock in a temporary neighbour on the same file system, flushed to disk, and renamed
+into place. Its manifest records the recipe it was made by and the size of every file, so that a folder made by
+an older converter, or damaged since, is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinymi.errors import SourceError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+MANIFEST = "tinymi.json"
+WAIT_SECONDS = 3600.0
+CONVERTER = 1  # raise it when a converted folder would come out differently
+
+
+def home() -> Path:
+    """The cache folder: TINYMI_HOME, else tinymi in XDG_CACHE_HOME, else ~/.cache/tinymi."""
+    if chosen := os.environ.get("TINYMI_HOME"):
+        return Path(chosen).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "tinymi"
+    return Path("~/.cache/tinymi").expanduser().absolute()
+
+
+def say(message: str) -> None:
+    """One line on stderr: stdout belongs to the lesson."""
+    print(f"tinymi: {message}", file=sys.stderr, flush=True)
+
+
+def finished(folder: Path, recipe: str) -> bool:
+    """Whether `folder` was completed by `recipe` and every file still has the size it had then."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        sizes = manifest["sizes"]
+        same = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return bool(same and manifest["recipe"] == recipe)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def build(name: str, recipe: str, needed_bytes: int, make: Callable[[Path], None]) -> Path:
+    """The finished folder `name` in the cache; `make(folder)` fills it when it is not there yet.
+
+    Processes that ask at the same time wait for the one that builds. `needed_bytes` is the peak disk space of
+    `make`. Raises SourceError when the disk is full or not writable.
+    """
+    target = home() / name
+    if finished(target, recipe):
+        return target
+    with _explained(target.parent), _locked(target):
+        if not finished(target, recipe):
+            _sweep(target)
+            _check_space(target.parent, needed_bytes)
+            _build(target, recipe, make)
+    return target
+
+
+def _build(target: Path, recipe: str, make: Callable[[Path], None]) -> None:
+    partial = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+    try:
+        folder = partial / "folder"
+        folder.mkdir()
+        make(folder)
+        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+        manifest = json.dumps({"recipe": recipe, "sizes": sizes}, indent=2)
+        (folder / MANIFEST).write_text(manifest + "\n", encoding="utf-8")
+        for file in [*folder.iterdir(), folder]:
+            _flush(file)
+        if os.path.lexists(target):  # of an older recipe, or damaged: out of the way, swept with the rest
+            os.replace(target, partial / "old")
+        os.replace(folder, target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left; the caller holds the lock, so nobody is using it."""
+    for left in target.parent.glob(_glob_escape(_prefix(target)) + "*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _glob_escape(text: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_space(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise SourceError(
+            f"the cache folder {folder} has {free / 1e6:,.0f} MB free and {needed_bytes / 1e6:,.0f} MB are needed: "
+            "free some space, or set TINYMI_HOME to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process is preparing {target}; waiting for it")
+        _wait(lock, target)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait(lock: BaseFileLock, target: Path) -> None:
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        raise SourceError(
+            f"{target} is still being prepared by another process after {WAIT_SECONDS:,.0f} s: "
+            "end that process and start again"
+        ) from None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one line with the numbers."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"the cache folder {folder} cannot be written: {error.strerror or error} ({_free(folder)}): "
+            "make room or make it writable, or set TINYMI_HOME to another folder"
+        ) from error
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB free"
+    except OSError:
+        return "free space unknown"

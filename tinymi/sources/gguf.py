@@ -1,0 +1,152 @@
+"""GGUF to an ordinary Hugging Face checkpoint: float32 safetensors, config.json and the tokenizer's files.
+
+LLaMA, Qwen2 and Qwen3. Whatever would change the numbers and is not written out here (experts, sliding
+windows, other RoPE scalings, unknown keys and tensors) is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.quants import dequantize
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tinymi.sources import cache
+from tinymi.sources.gguf_config import config_of
+from tinymi.sources.gguf_file import GGUFFile, Tensor, read
+from tinymi.sources.gguf_tokenizer import tokenizer_of
+
+_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor to write: its name and shape in the checkpoint, its name in the file.
+
+    `paired` marks the rows of q and k in LLaMA's files: GGUF keeps the two halves that RoPE rotates together
+    as neighbours (x0 y0 x1 y1 ...), Hugging Face one half after the other (x0 x1 ... y0 y1 ...).
+    """
+
+    name: str
+    stored: str
+    shape: tuple[int, ...]
+    paired: bool = False
+
+
+def folder(path: Path) -> Path:
+    """The converted folder of the .gguf file `path` in the cache; an edited file is converted again."""
+    path = path.resolve()
+    stat = path.stat()
+    place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    recipe = f"{path.name} size {stat.st_size} mtime {stat.st_mtime_ns} converter {cache.CONVERTER}"
+    name = f"{path.stem}-{place}"
+    found = cache.home() / name
+    if cache.finished(found, recipe):
+        return found
+    needed = 4 * sum(math.prod(tensor.shape) for tensor in read(path).tensors.values())
+    cache.say(f"converting {path} to float32 safetensors, {needed / 1e6:,.1f} MB, in {found}")
+    return cache.build(name, recipe, needed, lambda target: convert(path, target))
+
+
+def convert(path: Path, target: Path) -> None:
+    """Write the checkpoint that `path` holds into the folder `target`. Raises SourceError, one line."""
+    file = read(path)
+    config = config_of(file)
+    entries = entries_of(file, config)
+    tokenizer, tokenizer_config = tokenizer_of(file)
+    _write_json(target / "config.json", config)
+    _write_json(target / "tokenizer_config.json", tokenizer_config)
+    tokenizer.save(str(target / "tokenizer.json"))
+    _write_safetensors(target / "model.safetensors", file, entries, config["head_dim"])
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def entries_of(file: GGUFFile, config: dict[str, Any]) -> list[Entry]:
+    """Every tensor of the checkpoint in execution order, checked: there, of its shape, and nothing left over."""
+    layers = range(config["num_hidden_layers"])
+    entries = [Entry("model.embed_tokens.weight", "token_embd.weight", (config["vocab_size"], config["hidden_size"]))]
+    entries += [entry for layer in layers for entry in _layer_entries(config, layer)]
+    entries.append(Entry("model.norm.weight", "output_norm.weight", (config["hidden_size"],)))
+    if not config["tie_word_embeddings"]:
+        entries.append(Entry("lm_head.weight", "output.weight", (config["vocab_size"], config["hidden_size"])))
+    for entry in entries:
+        _check_entry(file, entry)
+    unknown = file.tensors.keys() - {entry.stored for entry in entries} - {"rope_freqs.weight"}
+    if unknown:
+        raise file.refuse(f"tensor {min(unknown)!r} is not part of a {config['model_type']} model: use another model")
+    return entries
+
+
+def _layer_entries(config: dict[str, Any], layer: int) -> Iterator[Entry]:
+    d_model, d_mlp, d_head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    d_q, d_kv = config["num_attention_heads"] * d_head, config["num_key_value_heads"] * d_head
+    kind = config["model_type"]
+    hf, ggml = f"model.layers.{layer}", f"blk.{layer}"
+    yield Entry(f"{hf}.input_layernorm.weight", f"{ggml}.attn_norm.weight", (d_model,))
+    for part, rows in (("q", d_q), ("k", d_kv), ("v", d_kv)):
+        paired = kind == "llama" and part != "v"
+        yield Entry(f"{hf}.self_attn.{part}_proj.weight", f"{ggml}.attn_{part}.weight", (rows, d_model), paired)
+        if kind == "qwen2":
+            yield Entry(f"{hf}.self_attn.{part}_proj.bias", f"{ggml}.attn_{part}.bias", (rows,))
+        if kind == "qwen3" and part != "v":
+            yield Entry(f"{hf}.self_attn.{part}_norm.weight", f"{ggml}.attn_{part}_norm.weight", (d_head,))
+    yield Entry(f"{hf}.self_attn.o_proj.weight", f"{ggml}.attn_output.weight", (d_model, d_q))
+    yield Entry(f"{hf}.post_attention_layernorm.weight", f"{ggml}.ffn_norm.weight", (d_model,))
+    for part, shape in (("gate", (d_mlp, d_model)), ("up", (d_mlp, d_model)), ("down", (d_model, d_mlp))):
+        yield Entry(f"{hf}.mlp.{part}_proj.weight", f"{ggml}.ffn_{part}.weight", shape)
+
+
+def _check_entry(file: GGUFFile, entry: Entry) -> None:
+    tensor = file.tensors.get(entry.stored)
+    if tensor is None:
+        raise file.refuse(f"tensor {entry.stored!r} is missing: the file is incomplete, fetch it again")
+    if tensor.shape != entry.shape:
+        raise file.refuse(f"tensor {entry.stored!r} has shape {list(tensor.shape)}, expected {list(entry.shape)}")
+    try:
+        dequantize(tensor.data[:1], tensor.kind)
+    except NotImplementedError:
+        raise file.refuse(
+            f"tensor {entry.stored!r} is of type {tensor.kind.name}, which the gguf package cannot read back: "
+            "use a file with another quantisation, such as Q8_0 or Q4_K"
+        ) from None
+
+
+def _write_safetensors(path: Path, file: GGUFFile, entries: list[Entry], d_head: int) -> None:
+    """Write the entries as float32, a chunk at a time, so that memory stays low whatever the model's size."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for entry in entries:
+        end = at + 4 * math.prod(entry.shape)
+        header[entry.name] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # the data begins on a cache line
+    with path.open("wb") as stream, tqdm(total=at, unit="B", unit_scale=True, disable=None, desc="converting") as bar:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for entry in entries:
+            for chunk in _float32_rows(file.tensors[entry.stored], d_head, entry.paired):
+                bar.update(stream.write(chunk.data))
+
+
+def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
+    rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
+    for start in range(0, len(tensor.data), rows_at_once):
+        rows = dequantize(tensor.data[start : start + rows_at_once], tensor.kind)
+        yield np.ascontiguousarray(_halves(rows, d_head) if paired else rows, dtype="<f4")
+
+
+def _halves(rows: NDArray[np.float32], d_head: int) -> NDArray[np.float32]:
+    """Undo the pairing of `rows` [heads * d_head, d_model]: within each head, all first halves, then all second."""
+    d_model = rows.shape[-1]
+    return rows.reshape(-1, d_head // 2, 2, d_model).swapaxes(1, 2).reshape(-1, d_model)

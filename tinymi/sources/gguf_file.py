@@ -1,0 +1,169 @@
+"""Reading a GGUF file: its metadata and views of its tensors, with every length checked against the file.
+
+The header is parsed here rather than by `gguf.GGUFReader`, which trusts the lengths that a file states: an
+array cut short makes it append empty elements for as long as the stated length says. Types and block sizes
+are the `gguf` package's. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from numpy.typing import NDArray
+
+from tinymi.errors import SourceError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_DEFAULT_ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor as it lies in the file: `shape` in NumPy's order, `data` uint8 [rows, bytes of a row]."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    data: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """A parsed file. Numeric arrays of the metadata are NumPy arrays, arrays of strings are lists."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def refuse(self, problem: str) -> SourceError:
+        """The error to raise about this file."""
+        return SourceError(f"{self.path}: {problem}")
+
+
+def read(path: Path) -> GGUFFile:
+    """Parse `path`, mapping its tensors. Raises SourceError when the file is broken or cannot be read."""
+    try:
+        size = path.stat().st_size
+        data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return _parse(path, data)
+    except _Broken as error:
+        raise SourceError(f"{path}: {error}") from error
+
+
+class _Broken(Exception):
+    """The bytes are not a GGUF file; the reader adds whose bytes they are."""
+
+
+class _Cursor:
+    """A position in the mapped bytes that never leaves them."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self.data = data
+        self.buffer = memoryview(data)
+        self.at = 0
+
+    def take(self, count: int) -> memoryview:
+        end = self.at + count
+        if end > len(self.buffer):
+            raise _Broken(
+                f"the GGUF file is truncated: {count:,} bytes are stated at offset {self.at:,} and the file has "
+                f"{len(self.buffer):,}; fetch it again"
+            )
+        piece = self.buffer[self.at : end]
+        self.at = end
+        return piece
+
+    def scalar(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        at = self.at
+        try:
+            return str(self.take(self.scalar("Q")), "utf-8")
+        except UnicodeDecodeError as error:
+            raise _Broken(f"the string at offset {at:,} of the GGUF file is not UTF-8: the file is damaged") from error
+
+
+def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
+    cursor = _Cursor(data)
+    if bytes(data[:4]) != b"GGUF":
+        raise _Broken(f"not a GGUF file: it begins with {bytes(data[:4])!r}, not b'GGUF'")
+    cursor.at = 4
+    version = cursor.scalar("I")
+    if version not in (2, 3):
+        big = " (written for a big-endian machine)" if version & 0xFFFF == 0 and version else ""
+        raise _Broken(f"GGUF version {version}{big} is not supported: 2 or 3, little-endian, would be")
+    n_tensors, n_fields = cursor.scalar("Q"), cursor.scalar("Q")
+    metadata = _collect("metadata key", n_fields, lambda: (cursor.string(), _value(cursor, cursor.scalar("I"))))
+    infos = _collect("tensor", n_tensors, lambda: _tensor_info(cursor))
+    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise _Broken(f"general.alignment is {alignment!r}: a power of two would be valid")
+    start = -(-cursor.at // alignment) * alignment
+    return GGUFFile(path, metadata, {name: _tensor(cursor, start, name, info) for name, info in infos.items()})
+
+
+def _collect(what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(count):  # each costs bytes of the file, so a huge count ends at its end
+        name, value = read_one()
+        if name in found:
+            raise _Broken(f"the {what} {name!r} occurs twice in the GGUF file: the file is damaged")
+        found[name] = value
+    return found
+
+
+def _value(cursor: _Cursor, kind: int) -> Any:
+    if kind == _STRING:
+        return cursor.string()
+    if kind == _ARRAY:
+        return _array(cursor, cursor.scalar("I"), cursor.scalar("Q"))
+    return cursor.scalar(_scalar_code(kind))
+
+
+def _array(cursor: _Cursor, kind: int, count: int) -> list[str] | NDArray[Any]:
+    if kind == _STRING:
+        return [cursor.string() for _ in range(count)]
+    dtype = np.dtype("<" + _scalar_code(kind))
+    return np.frombuffer(cursor.take(count * dtype.itemsize), dtype)
+
+
+def _scalar_code(kind: int) -> str:
+    if kind not in _SCALARS:
+        raise _Broken(f"the GGUF file has a metadata value of type {kind}, which is not supported: 0 to 12 would be")
+    return _SCALARS[kind]
+
+
+def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[tuple[int, ...], int, int]]:
+    name = cursor.string()
+    n_dims = cursor.scalar("I")
+    if not 1 <= n_dims <= 4:
+        raise _Broken(f"tensor {name!r} of the GGUF file has {n_dims} dimensions: 1 to 4 would be valid")
+    shape = tuple(reversed(struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims))))
+    return name, (shape, cursor.scalar("I"), cursor.scalar("Q"))
+
+
+def _tensor(cursor: _Cursor, start: int, name: str, info: tuple[tuple[int, ...], int, int]) -> Tensor:
+    shape, code, offset = info
+    try:
+        kind = GGMLQuantizationType(code)
+    except ValueError:
+        raise _Broken(f"tensor {name!r} has type {code}, which the installed gguf package does not know") from None
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    if shape[-1] % block:
+        raise _Broken(f"tensor {name!r} has rows of {shape[-1]}: {kind.name} needs a multiple of {block}")
+    n_rows, row_bytes = math.prod(shape[:-1]), shape[-1] // block * block_bytes
+    cursor.at = start + offset
+    data = cursor.data[cursor.at : cursor.at + len(cursor.take(n_rows * row_bytes))]
+    return Tensor(name, shape, kind, data.reshape(n_rows, row_bytes))
