@@ -13,7 +13,7 @@ class SourceError(TinymiError):
     """A checkpoint cannot be found, fetched, converted or read from where it lies."""
 
 
-class ConfigError(TinymiError):
+class ConfigError(TinymiError, ValueError):
     """A config.json is broken, or asks for something whose effect is not implemented."""
 
 
@@ -25,9 +25,15 @@ class TokenizerError(TinymiError):
     """A tokenizer.json is missing, broken, or belongs to another model."""
 
 
-class HookError(TinymiError):
+class HookError(TinymiError, ValueError):
     """A hook names no point of this run, never fires, or returns something that cannot take its place."""
 
 
-class InputError(TinymiError):
+class NotCachedError(HookError, KeyError):
+    """A cache is asked for a value that the run did not keep."""
+
+    __str__ = Exception.__str__  # KeyError would print the message's repr
+
+
+class InputError(TinymiError, ValueError):
     """A prompt, token ids, a position, a layer or an option is not what the model can take."""

@@ -1,0 +1,43 @@
+"""tinymi: see what happens inside a language model, in NumPy alone."""
+
+from tinymi.config import Config
+from tinymi.errors import (
+    ConfigError,
+    HookError,
+    InputError,
+    NotCachedError,
+    SourceError,
+    TinymiError,
+    TokenizerError,
+    WeightsError,
+)
+from tinymi.hooks import POINTS, ActivationCache, HookPoint, Point, get_act_name
+from tinymi.loader import load
+from tinymi.model import Model
+from tinymi.tokenizer import Tokenizer
+from tinymi.weights import BlockWeights, HeadWeights, Weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "POINTS",
+    "ActivationCache",
+    "BlockWeights",
+    "Config",
+    "ConfigError",
+    "HeadWeights",
+    "HookError",
+    "HookPoint",
+    "InputError",
+    "Model",
+    "NotCachedError",
+    "Point",
+    "SourceError",
+    "TinymiError",
+    "Tokenizer",
+    "TokenizerError",
+    "Weights",
+    "WeightsError",
+    "get_act_name",
+    "load",
+]

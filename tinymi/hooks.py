@@ -1,0 +1,286 @@
+"""Hooks: the table of every point of the forward pass that can be read or changed, and how that is done.
+
+A callback is `fn(value, hook)`. It gets the value of one point as a read-only array and the `HookPoint` that it
+belongs to; it returns None (nothing changes) or a new array of the same shape, which takes the value's place.
+One mechanism serves capture and intervention: a cache is filled by callbacks that return None.
+
+Hooks are data handed to one run. There is no global state, and nothing lingers after the run.
+Names and axes are TransformerLens'.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinymi.arrays import Array
+from tinymi.errors import HookError, NotCachedError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of the table: a place in the forward pass."""
+
+    short: str  # as in the forward pass: tap("pattern", ...), and in cache["pattern", layer]
+    template: str  # the full name; {layer} stands for the layer's number
+    axes: tuple[str, ...]
+    meaning: str
+
+    @property
+    def in_block(self) -> bool:
+        return "{layer}" in self.template
+
+
+_STREAM = ("batch", "pos", "d_model")
+_SCALE = ("batch", "pos", "1")
+_HEADS = ("batch", "pos", "n_heads", "d_head")
+_KV_HEADS = ("batch", "pos", "n_kv_heads", "d_head")
+_EDGES = ("batch", "n_heads", "query_pos", "key_pos")
+_NEURONS = ("batch", "pos", "d_mlp")
+_B = "blocks.{layer}."
+
+# In the order of execution.
+POINTS = (
+    Point("embed", "hook_embed", _STREAM, "the embedding row of each token"),
+    Point("resid_pre", _B + "hook_resid_pre", _STREAM, "the residual stream that enters"),
+    Point("ln1.scale", _B + "ln1.hook_scale", _SCALE, "its root mean square"),
+    Point("ln1.normalized", _B + "ln1.hook_normalized", _STREAM, "stream / scale, before the learned weight"),
+    Point("q", _B + "attn.hook_q", _HEADS, "queries, before RoPE (and QK-norm)"),
+    Point("k", _B + "attn.hook_k", _KV_HEADS, "keys, before RoPE (and QK-norm)"),
+    Point("v", _B + "attn.hook_v", _KV_HEADS, "values"),
+    Point("rot_q", _B + "attn.hook_rot_q", _HEADS, "queries after RoPE"),
+    Point("rot_k", _B + "attn.hook_rot_k", _KV_HEADS, "keys after RoPE"),
+    Point("attn_scores", _B + "attn.hook_attn_scores", _EDGES, "q . k / sqrt(d_head); -inf for keys in the future"),
+    Point("pattern", _B + "attn.hook_pattern", _EDGES, "softmax of the scores: each row sums to 1"),
+    Point("z", _B + "attn.hook_z", _HEADS, "values averaged by the pattern; the place to ablate a head"),
+    Point("result", _B + "attn.hook_result", ("batch", "pos", "n_heads", "d_model"), "what each head writes"),
+    Point("attn_out", _B + "hook_attn_out", _STREAM, "what attention adds to the stream"),
+    Point("resid_mid", _B + "hook_resid_mid", _STREAM, "the stream after attention"),
+    Point("ln2.scale", _B + "ln2.hook_scale", _SCALE, "its root mean square"),
+    Point("ln2.normalized", _B + "ln2.hook_normalized", _STREAM, "stream / scale, before the learned weight"),
+    Point("pre", _B + "mlp.hook_pre", _NEURONS, "x @ W_gate: each neuron's gate"),
+    Point("pre_linear", _B + "mlp.hook_pre_linear", _NEURONS, "x @ W_in: what each neuron lets through"),
+    Point("post", _B + "mlp.hook_post", _NEURONS, "silu(pre) * pre_linear: the neurons"),
+    Point("mlp_out", _B + "hook_mlp_out", _STREAM, "what the MLP adds to the stream"),
+    Point("resid_post", _B + "hook_resid_post", _STREAM, "the residual stream that leaves"),
+    Point("ln_final.scale", "ln_final.hook_scale", _SCALE, "the last stream's root mean square"),
+    Point("ln_final.normalized", "ln_final.hook_normalized", _STREAM, "last stream / scale, before the weight"),
+    Point("logits", "unembed.hook_out", ("batch", "pos", "d_vocab"), "the logits"),
+)
+
+
+@dataclass(frozen=True)
+class HookPoint:
+    """One point of one run, as a callback sees it."""
+
+    name: str  # "blocks.5.attn.hook_pattern"
+    layer: int | None  # 5, or None outside the blocks
+    point: Point
+
+
+Callback = Callable[[Array, HookPoint], Array | None]
+NameFilter = str | Iterable[str] | Callable[[str], bool] | None
+
+
+def hook_points(layers: range, *, embed: bool = True, unembed: bool = True) -> dict[str, HookPoint]:
+    """Full name -> point, in order of execution, for a run through `layers`.
+
+    embed, unembed: whether the run begins with the embedding and ends with the final norm and the logits.
+    """
+    in_block = [point for point in POINTS if point.in_block]
+    outside = [point for point in POINTS if not point.in_block]
+    found = [HookPoint(point.template, None, point) for point in outside[:1] if embed]
+    found += [HookPoint(p.template.format(layer=layer), layer, p) for layer in layers for p in in_block]
+    found += [HookPoint(point.template, None, point) for point in outside[1:] if unembed]
+    return {hook.name: hook for hook in found}
+
+
+def get_act_name(short: str, layer: int | None = None, layer_type: str | None = None) -> str:
+    """The full name: ("pattern", 5) -> "blocks.5.attn.hook_pattern", ("scale", 5, "ln1") -> "blocks.5.ln1.hook_scale".
+
+    short: the name in the forward pass ("pattern", "ln1.scale", "logits"). layer: None outside the blocks.
+    Raises HookError for a name that the table does not have.
+    """
+    wanted = f"{layer_type}.{short}" if layer_type else short
+    for point in POINTS:
+        if point.short == wanted and point.in_block == (layer is not None):
+            return point.template.format(layer=layer)
+    valid = [point.short for point in POINTS if point.in_block == (layer is not None)]
+    raise HookError(
+        f'hook point "{wanted}": there is none {"outside the blocks" if layer is None else "in a block"}; '
+        f"valid: {', '.join(difflib.get_close_matches(wanted, valid, n=3, cutoff=0.4) or valid)}"
+    )
+
+
+class Tap:
+    """What the forward pass hands each value through: here nobody listens, and every value stays as it is."""
+
+    def __call__(self, point: str, value: Array) -> Array:
+        return value
+
+    def wants(self, point: str) -> bool:
+        """Whether anyone listens at the point; asked before computing what only a listener needs."""
+        return False
+
+
+SILENT = Tap()
+
+
+class _Listening(Tap):
+    """The tap of one layer that has callbacks."""
+
+    def __init__(self) -> None:
+        self._callbacks: dict[str, list[tuple[HookPoint, Callback]]] = {}
+
+    def add(self, hook: HookPoint, callback: Callback) -> None:
+        self._callbacks.setdefault(hook.point.short, []).append((hook, callback))
+
+    def __call__(self, point: str, value: Array) -> Array:
+        for hook, callback in self._callbacks.get(point, ()):
+            value = _call(callback, value, hook)
+        return value
+
+    def wants(self, point: str) -> bool:
+        return point in self._callbacks
+
+
+class Hooks:
+    """The callbacks of one run, found by layer. Callbacks of one point are called in the order given."""
+
+    def __init__(self, fwd_hooks: Iterable[tuple[NameFilter, Callback]], points: Mapping[str, HookPoint]) -> None:
+        """fwd_hooks: pairs of a name, several names, or a predicate over names, and a callback.
+
+        points: those that the run will reach. Raises HookError for a name that is not among them.
+        """
+        self._taps: dict[int | None, _Listening] = {}
+        for names, callback in fwd_hooks:
+            for hook in _select(names, points):
+                self._taps.setdefault(hook.layer, _Listening()).add(hook, callback)
+
+    def at(self, layer: int | None) -> Tap:
+        """The tap of a layer, or of what lies outside the blocks (None)."""
+        return self._taps.get(layer, SILENT)
+
+
+def _select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoint]:
+    """The points that a filter names: at least one, and every name that it spells out."""
+    if names is None:
+        return list(points.values())
+    if callable(names):
+        found = [hook for name, hook in points.items() if names(name)]
+        if not found:
+            raise HookError(
+                f"hook filter {getattr(names, '__name__', names)!r}: matches none of this run's {len(points)} "
+                f"points{_extent(points)}; write a predicate over names such as those of tinymi.POINTS"
+            )
+        return found
+    listed = [names] if isinstance(names, str) else list(names)
+    if not listed:
+        raise HookError("hook names: an empty list; give at least one name, or None for all")
+    return [points[name] if name in points else _unknown(name, points) for name in listed]
+
+
+def _unknown(name: object, points: Mapping[str, HookPoint]) -> HookPoint:
+    if not isinstance(name, str):
+        raise HookError(
+            f'hook point {name!r}: a name is a string such as "blocks.0.hook_resid_pre", not {type(name).__name__}'
+        )
+    near = difflib.get_close_matches(name, points, n=3)
+    raise HookError(
+        f'hook point "{name}": this run reaches no such point{_extent(points)}'
+        + (f"; nearest: {', '.join(near)}" if near else "; tinymi.POINTS lists the names")
+    )
+
+
+def _extent(points: Mapping[str, HookPoint]) -> str:
+    names = list(points)
+    return f" (it goes from {names[0]} to {names[-1]})" if names else " (it goes through no layer)"
+
+
+def _call(callback: Callback, value: Array, hook: HookPoint) -> Array:
+    """The value after one callback."""
+    shown = value.view()
+    shown.flags.writeable = False
+    returned = callback(shown, hook)
+    if returned is None or returned is shown:
+        return value
+    return _checked(returned, value, hook)
+
+
+def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
+    """A private copy of what a callback returned, after checking that it can take the value's place."""
+    axes = " ".join(hook.point.axes)
+    if not isinstance(returned, np.ndarray) or returned.dtype.kind != "f":
+        kind = f"{returned.dtype} array" if isinstance(returned, np.ndarray) else type(returned).__name__
+        raise HookError(
+            f"{hook.name}: the callback returned a {kind}; return None or a float array of shape "
+            f"{list(value.shape)} ({axes})"
+        )
+    if returned.shape != value.shape:
+        raise HookError(
+            f"{hook.name}: the callback returned shape {list(returned.shape)} for {list(value.shape)} ({axes}); "
+            "return an array of the same shape"
+        )
+    new = np.array(returned, dtype=value.dtype)
+    if not np.isfinite(new).all():
+        _refuse_not_finite(new, value, hook)
+    return new
+
+
+def _refuse_not_finite(new: Array, value: Array, hook: HookPoint) -> None:
+    """NaN and infinity may stand only where the value had them, and -inf in scores where a row stays alive."""
+    bad = ~np.isfinite(new) & np.isfinite(value)
+    if hook.point.short == "attn_scores":
+        alive = np.isfinite(new).any(axis=-1, keepdims=True)
+        bad &= ~(np.isneginf(new) & alive)
+    if bad.any():
+        where = [int(i) for i in np.argwhere(bad)[0]]
+        raise HookError(
+            f"{hook.name}: the callback returned {new[tuple(where)]} at {where} ({' '.join(hook.point.axes)}), where "
+            f"the value was finite; {int(bad.sum())} such numbers in all: return finite numbers"
+        )
+
+
+class ActivationCache(Mapping[str, Array]):
+    """What a run kept: `cache["blocks.5.attn.hook_pattern"]` or `cache["pattern", 5]`, a read-only array.
+
+    Each value is the one that the model went on with, after every edit. A negative layer counts from the end.
+    """
+
+    def __init__(self, n_layers: int) -> None:
+        self._n_layers = n_layers
+        self._values: dict[str, Array] = {}
+
+    def keep(self, value: Array, hook: HookPoint) -> None:
+        """The callback that fills the cache."""
+        self._values[hook.name] = value
+
+    def __getitem__(self, key: str | tuple[str, int] | tuple[str, int, str]) -> Array:
+        name = key if isinstance(key, str) else self._name(*key)
+        if name in self._values:
+            return self._values[name]
+        near = difflib.get_close_matches(name, self._values, n=3)
+        raise NotCachedError(
+            f'cache: "{name}" was not kept; '
+            + (f"nearest: {', '.join(near)}" if near else f"kept are {len(self._values)} values")
+            + "; name it in names_filter"
+        )
+
+    def _name(self, short: str, layer: int, layer_type: str | None = None) -> str:
+        if not -self._n_layers <= layer < self._n_layers:
+            raise NotCachedError(f"cache: layer {layer} of a model with layers 0 to {self._n_layers - 1}")
+        return get_act_name(short, layer % self._n_layers, layer_type)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"ActivationCache({len(self)} values: {', '.join(_ends(list(self)))})"
+
+
+def _ends(names: Sequence[str]) -> list[str]:
+    return [*names[:2], "...", *names[-1:]] if len(names) > 4 else list(names)

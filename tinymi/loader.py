@@ -1,0 +1,38 @@
+"""load: from a name to a model."""
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from tinymi.config import Config
+from tinymi.errors import InputError
+from tinymi.model import Model
+from tinymi.sources import folder_for
+from tinymi.tokenizer import Tokenizer
+from tinymi.weights import Weights
+
+
+def load(
+    source: str | os.PathLike[str] | None = None,
+    *,
+    dtype: npt.DTypeLike = np.float32,
+    revision: str | None = None,
+    ignore_config: Iterable[str] = (),
+) -> Model:
+    """Load a LLaMA, Qwen2 or Qwen3 model.
+
+    source: None for the default model, SmolLM2-135M-Instruct; a checkpoint folder; a .gguf file; or the id of a
+        model on the Hugging Face hub, such as "meta-llama/Llama-3.2-1B".
+    dtype: the type to compute in, float32 or float64 (slow; for exact comparisons).
+    revision: the hub's branch, tag or commit.
+    ignore_config: fields of config.json to pass over although their effect is not implemented.
+
+    Raises a TinymiError: SourceError, ConfigError, WeightsError or TokenizerError.
+    """
+    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise InputError(f"dtype: {np.dtype(dtype)}, but the model computes in float32 or float64; choose one of them")
+    folder = folder_for(source, revision=revision)
+    config = Config.from_folder(folder, ignore=ignore_config)
+    return Model(config, Weights.from_folder(folder, config, dtype), Tokenizer.from_folder(folder, config.d_vocab))

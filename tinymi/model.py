@@ -1,0 +1,303 @@
+"""The forward pass of a LLaMA or Qwen model, from token ids to logits, and the Model that runs it.
+
+Read `forward` and then upwards: it is the whole transformer. Every value that a hook can see or change goes
+through `tap(name, value)`, which hands it back as it is unless someone listens (`tinymi/hooks.py` has the table
+of names). A trailing comment gives the axes where a line changes them.
+
+This file does not train, does not pad, and holds no analysis: those are written out in `lessons/`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinymi.arrays import Array, Tokens
+from tinymi.config import Config
+from tinymi.errors import InputError
+from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook_points
+from tinymi.key_values import KeyValueCache, LayerKeyValues
+from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, silu, softmax
+from tinymi.tokenizer import Tokenizer
+from tinymi.weights import BlockWeights, Weights
+
+Angles = tuple[Array, Array]  # cosine and sine, each [pos, 1, d_head / 2]
+Positions = int | Sequence[int] | slice | None
+
+
+def norm(x: Array, weight: Array, config: Config, name: str, tap: Tap) -> Array:
+    """RMSNorm with its two hook points: x / scale, times the learned weight."""
+    scale = tap(f"{name}.scale", rms(x, config.rms_eps))  # [batch, pos, 1]
+    normalized = tap(f"{name}.normalized", x / scale)  # [batch, pos, d_model]
+    return normalized * weight
+
+
+def split_heads(x: Array, d_head: int) -> Array:
+    """[batch, pos, heads * d_head] -> [batch, pos, heads, d_head]"""
+    return x.reshape(*x.shape[:2], -1, d_head)
+
+
+def share_heads(x: Array, n_heads: int) -> Array:
+    """Grouped-query attention: each key-value head stands for n_heads / n_kv_heads query heads beside it."""
+    return np.repeat(x, n_heads // x.shape[2], axis=2)  # [batch, pos, n_heads, d_head]
+
+
+def attention(
+    x: Array, w: BlockWeights, config: Config, angles: Angles, tap: Tap, past: LayerKeyValues | None
+) -> Array:
+    """Each position gathers values from the positions up to it, weighted by how well query and key agree."""
+    q = tap("q", split_heads(linear(x, w.W_Q, w.b_Q), w.d_head))  # [batch, pos, n_heads, d_head]
+    k = tap("k", split_heads(linear(x, w.W_K, w.b_K), w.d_head))  # [batch, pos, n_kv_heads, d_head]
+    v = tap("v", split_heads(linear(x, w.W_V, w.b_V), w.d_head))
+    if w.q_norm is not None and w.k_norm is not None:
+        q, k = rms_norm(q, w.q_norm, config.rms_eps), rms_norm(k, w.k_norm, config.rms_eps)
+    q = tap("rot_q", rope(q, *angles))
+    k = tap("rot_k", rope(k, *angles))
+    if past is not None:
+        k, v = past.extend(k, v)
+    k, v = share_heads(k, config.n_heads), share_heads(v, config.n_heads)  # [batch, key_pos, n_heads, d_head]
+    agreement = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
+    mask = causal_mask(q.shape[1], k.shape[1], q.dtype)
+    scores = tap("attn_scores", agreement + mask)  # [batch, n_heads, query_pos, key_pos]
+    pattern = tap("pattern", softmax(scores))
+    z = tap("z", (pattern @ v.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3))  # [batch, pos, n_heads, d_head]
+    return write_heads(z, w, tap)
+
+
+def write_heads(z: Array, w: BlockWeights, tap: Tap) -> Array:
+    """The sum over heads of z_h @ W_O_h, in one matmul; head by head only when someone asks for it."""
+    attn_out = linear(z.reshape(*z.shape[:2], -1), w.W_O)  # [batch, pos, d_model]
+    if not tap.wants("result"):
+        return attn_out
+    result = (z.transpose(0, 2, 1, 3) @ w.heads.W_O).transpose(0, 2, 1, 3)  # [batch, pos, n_heads, d_model]
+    edited = tap("result", result)
+    return attn_out if edited is result else edited.sum(axis=2)
+
+
+def mlp(x: Array, w: BlockWeights, tap: Tap) -> Array:
+    """SwiGLU: neuron n reads W_gate[:, n] and W_in[:, n], and writes W_out[n]."""
+    pre = tap("pre", linear(x, w.W_gate))  # [batch, pos, d_mlp]
+    pre_linear = tap("pre_linear", linear(x, w.W_in))
+    post = tap("post", silu(pre) * pre_linear)
+    return linear(post, w.W_out)  # [batch, pos, d_model]
+
+
+def block(
+    resid_pre: Array,
+    w: BlockWeights,
+    config: Config,
+    angles: Angles,
+    tap: Tap,
+    past: LayerKeyValues | None = None,
+) -> Array:
+    """One transformer block: attention and MLP each read the residual stream and add to it."""
+    resid_pre = tap("resid_pre", resid_pre)  # [batch, pos, d_model]
+    attn_out = attention(norm(resid_pre, w.ln1, config, "ln1", tap), w, config, angles, tap, past)
+    resid_mid = tap("resid_mid", resid_pre + tap("attn_out", attn_out))
+    mlp_out = mlp(norm(resid_mid, w.ln2, config, "ln2", tap), w, tap)
+    return tap("resid_post", resid_mid + tap("mlp_out", mlp_out))
+
+
+def unembed(resid: Array, weights: Weights, config: Config, tap: Tap) -> Array:
+    """The last residual stream, normed, read off along every token's direction: the logits."""
+    logits = linear(norm(resid, weights.ln_final, config, "ln_final", tap), weights.W_U)  # [batch, pos, d_vocab]
+    return tap("logits", logits)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which part of the model one run goes through."""
+
+    layers: range
+    embed: bool  # begin with token ids, not with a residual stream
+    unembed: bool  # end with logits, not with a residual stream
+    positions: slice | list[int]  # the positions whose logits are wanted
+
+
+def forward(
+    x: npt.NDArray[Any],
+    weights: Weights,
+    config: Config,
+    span: Span,
+    hooks: Hooks,
+    past: KeyValueCache | None = None,
+) -> Array:
+    """The transformer. Token ids [batch, pos] (or a residual stream) to logits (or a residual stream)."""
+    n_past = past.n_positions if past else 0
+    angles = rope_angles(config, n_past, n_past + x.shape[1], weights.dtype)
+    resid = hooks.at(None)("embed", weights.W_E[x]) if span.embed else x  # [batch, pos, d_model]
+    for layer in span.layers:
+        resid = block(resid, weights.blocks[layer], config, angles, hooks.at(layer), past.at(layer) if past else None)
+    return unembed(resid[:, span.positions], weights, config, hooks.at(None)) if span.unembed else resid
+
+
+class Model:
+    """A language model whose every step can be read and changed.
+
+    Calling it maps token ids [batch, pos] to logits [batch, pos, d_vocab]. `run_with_cache` also keeps values of
+    the run, `run_with_hooks` changes them. All three take the same keywords:
+
+    start_at_layer: the input is a residual stream [batch, pos, d_model] that enters this layer, not token ids.
+    stop_at_layer: the output is the residual stream that would enter this layer, not logits; n_layers gives the
+        last one. Layers count from the end when negative.
+    positions: compute logits only there (an int, several, or a slice); the pos axis keeps as many entries.
+
+    Raises InputError for input that does not fit the model, HookError for a hook that does not fit the run.
+    """
+
+    def __init__(self, config: Config, weights: Weights, tokenizer: Tokenizer | None = None) -> None:
+        self.config = config
+        self.weights = weights
+        self._tokenizer = tokenizer
+
+    def __call__(
+        self,
+        tokens: npt.ArrayLike,
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        positions: Positions = None,
+    ) -> Array:
+        """Token ids [batch, pos] to logits [batch, pos, d_vocab]."""
+        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions))
+
+    def run_with_hooks(
+        self,
+        tokens: npt.ArrayLike,
+        fwd_hooks: Iterable[tuple[NameFilter, Callback]],
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        positions: Positions = None,
+    ) -> Array:
+        """The logits of a run in which callbacks read or replace values.
+
+        fwd_hooks: pairs (name, fn); fn(value, hook) returns None or a new array of the same shape. Instead of a
+            name: several names, or a predicate over names.
+        """
+        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions), fwd_hooks)
+
+    def run_with_cache(
+        self,
+        tokens: npt.ArrayLike,
+        names_filter: NameFilter = None,
+        *,
+        fwd_hooks: Iterable[tuple[NameFilter, Callback]] = (),
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        positions: Positions = None,
+    ) -> tuple[Array, ActivationCache]:
+        """The logits and what the run kept: every point, or those that names_filter (see run_with_hooks) names.
+
+        fwd_hooks: callbacks that act in the same run; the cache holds what the model went on with.
+        """
+        cache = ActivationCache(self.config.n_layers)
+        span = self._span(start_at_layer, stop_at_layer, positions)
+        return self._run(tokens, span, [*fwd_hooks, (names_filter, cache.keep)]), cache
+
+    def _run(
+        self,
+        tokens: npt.ArrayLike,
+        span: Span,
+        fwd_hooks: Iterable[tuple[NameFilter, Callback]] = (),
+        past: KeyValueCache | None = None,
+    ) -> Array:
+        hooks = Hooks(fwd_hooks, hook_points(span.layers, embed=span.embed, unembed=span.unembed))
+        x = self._check_tokens(tokens, past) if span.embed else self._check_residual(tokens)
+        _check_positions(span.positions, x.shape[1])
+        return forward(x, self.weights, self.config, span, hooks, past)
+
+    def _span(self, start_at_layer: int | None, stop_at_layer: int | None, positions: Positions) -> Span:
+        start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
+        stop = self.config.n_layers if stop_at_layer is None else self._layer("stop_at_layer", stop_at_layer)
+        if start > stop:
+            raise InputError(
+                f"start_at_layer {start} lies behind stop_at_layer {stop}; give a start that is not above the stop"
+            )
+        if stop_at_layer is not None and positions is not None:
+            raise InputError(
+                "positions: a run that stops at a layer computes no logits; index the residual stream instead"
+            )
+        chosen = slice(None) if positions is None else positions
+        return Span(
+            layers=range(start, stop),
+            embed=start_at_layer is None,
+            unembed=stop_at_layer is None,
+            positions=chosen if isinstance(chosen, slice) else [int(i) for i in np.atleast_1d(chosen)],
+        )
+
+    def _layer(self, name: str, layer: int) -> int:
+        n_layers = self.config.n_layers
+        if not -n_layers <= layer <= n_layers:
+            raise InputError(
+                f"{name}: layer {layer} of a model with layers 0 to {n_layers - 1} (or {n_layers}, the end)"
+            )
+        return layer + n_layers if layer < 0 else layer
+
+    def _check_tokens(self, tokens: npt.ArrayLike, past: KeyValueCache | None) -> Tokens:
+        ids = np.asarray(tokens)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise InputError(
+                f"tokens: {_kind(ids)}, but token ids are integers [batch, pos]; model.to_tokens(text) makes them"
+            )
+        if ids.size == 0:
+            raise InputError(f"tokens: shape {list(ids.shape)} holds no token; give at least one prompt of one token")
+        n_pos = ids.shape[1] + (past.n_positions if past else 0)
+        if n_pos > self.config.n_ctx:
+            raise InputError(
+                f"tokens: {n_pos} positions, but the model takes 1 to {self.config.n_ctx}; shorten the prompt"
+            )
+        if ids.min() < 0 or ids.max() >= self.config.d_vocab:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise InputError(f"tokens: id {wrong} is outside the vocabulary, 0 to {self.config.d_vocab - 1}")
+        return ids.astype(np.int64, copy=False)
+
+    def _check_residual(self, resid: npt.ArrayLike) -> Array:
+        x = np.asarray(resid)
+        if x.ndim != 3 or x.shape[-1] != self.config.d_model or x.size == 0 or x.dtype.kind != "f":
+            raise InputError(
+                f"start_at_layer: the input is {_kind(x)}, but must be a residual stream, floats "
+                f'[batch, pos, d_model {self.config.d_model}], such as cache["resid_pre", layer]'
+            )
+        if x.shape[1] > self.config.n_ctx:
+            raise InputError(f"residual stream: {x.shape[1]} positions, but the model takes 1 to {self.config.n_ctx}")
+        return x.astype(self.weights.dtype, copy=False)
+
+    # The tokenizer's four verbs, so that a lesson needs one object.
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise InputError("model: was made without a tokenizer; load it from a folder that has a tokenizer.json")
+        return self._tokenizer
+
+    def to_tokens(self, text: str | Sequence[str], *, add_special_tokens: bool = True) -> Tokens:
+        """Token ids [batch, pos] of a prompt, or of several of equal length; see Tokenizer.to_tokens."""
+        return self.tokenizer.to_tokens(text, n_ctx=self.config.n_ctx, add_special_tokens=add_special_tokens)
+
+    def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:
+        """The text of each token of a prompt, or of each of the ids [pos]."""
+        return self.tokenizer.to_str_tokens(text, add_special_tokens=add_special_tokens)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is one token, such as " Paris"; InputError shows the pieces if it is not."""
+        return self.tokenizer.to_single_token(text)
+
+    def to_string(self, tokens: npt.ArrayLike) -> str:
+        """The text of token ids [pos]."""
+        return self.tokenizer.to_string(tokens)
+
+
+def _kind(x: npt.NDArray[np.generic]) -> str:
+    return f"{x.dtype} of shape {list(x.shape)}"
+
+
+def _check_positions(positions: slice | list[int], n_pos: int) -> None:
+    if isinstance(positions, slice):
+        return
+    for position in positions:
+        if not -n_pos <= position < n_pos:
+            raise InputError(f"positions: {position}, but the prompt has positions 0 to {n_pos - 1}")

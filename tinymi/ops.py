@@ -1,0 +1,85 @@
+"""One formula each: the operations that a transformer is made of, for arrays of any float type.
+
+Nothing here knows of layers, heads or hooks. Scalars stay Python floats (`math.sqrt`, not `np.sqrt`): a NumPy
+float64 scalar would silently turn every float32 array that it meets into float64.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tinymi.arrays import Array
+from tinymi.config import Config
+
+
+def linear(x: Array, W: Array, b: Array | None = None) -> Array:
+    """x @ W + b, for x [..., d_in] and W [d_in, d_out]: one large matmul instead of one per batch row."""
+    y: Array = (x.reshape(-1, x.shape[-1]) @ W).reshape(*x.shape[:-1], W.shape[-1])
+    return y if b is None else y + b
+
+
+def rms(x: Array, eps: float) -> Array:
+    """The root mean square of each row: [..., d] -> [..., 1]."""
+    scale: Array = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + eps)
+    return scale
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """RMSNorm (Zhang and Sennrich 2019): each row divided by its root mean square, times a learned weight."""
+    return x / rms(x, eps) * weight
+
+
+def softmax(x: Array) -> Array:
+    """exp(x) / sum(exp(x)) over the last axis. The maximum is taken out first, so that nothing overflows."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    y: Array = e / e.sum(axis=-1, keepdims=True)
+    return y
+
+
+def silu(x: Array) -> Array:
+    """x * sigmoid(x) (Elfwing et al. 2017), the gate's non-linearity in SwiGLU (Shazeer 2020)."""
+    with np.errstate(over="ignore"):  # exp(-x) may reach infinity; x / infinity is the right limit, 0
+        y: Array = x / (1 + np.exp(-x))
+    return y
+
+
+def causal_mask(n_query: int, n_key: int, dtype: npt.DTypeLike = np.float32) -> Array:
+    """0 where a query may look, -inf where the key lies in its future: [query_pos, key_pos].
+
+    The queries are the last `n_query` of the `n_key` positions.
+    """
+    future = np.arange(n_key) > np.arange(n_key - n_query, n_key)[:, None]
+    return np.where(future, -math.inf, 0.0).astype(dtype)
+
+
+def rope_frequencies(config: Config) -> Array:
+    """How far RoPE turns each pair of numbers per position, in radians: [d_head / 2].
+
+    In float32 like Hugging Face's, whatever the model's own type: the angles are part of what the model is.
+    With LLaMA 3.1's scaling, wavelengths longer than the original context are stretched by `factor`, short
+    ones are kept, and those between are blended (Dubey et al. 2024).
+    """
+    exponent = np.arange(0, config.d_head, 2, dtype=np.float32) / config.d_head
+    frequencies: Array = 1.0 / np.float32(config.rope_base) ** exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_n_ctx * frequencies / (2 * math.pi)  # in the original context
+    width = scaling.high_freq_factor - scaling.low_freq_factor
+    keep = np.clip((turns - scaling.low_freq_factor) / width, 0.0, 1.0)
+    blended: Array = keep * frequencies + (1 - keep) * frequencies / scaling.factor
+    return blended
+
+
+def rope_angles(config: Config, start: int, stop: int, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
+    """Cosine and sine of RoPE's angle for positions start to stop - 1: each [pos, 1, d_head / 2]."""
+    angles = np.arange(start, stop, dtype=np.float32)[:, None, None] * rope_frequencies(config)
+    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+
+
+def rope(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary position embedding (Su et al. 2021): number i of a head is paired with number i + d_head / 2,
+    and each pair is turned by an angle that grows with the position. x is [batch, pos, heads, d_head]."""
+    a, b = np.split(x, 2, axis=-1)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

@@ -1,0 +1,131 @@
+"""Text to token ids and back: a thin wrapper over the `tokenizers` library and a model's own tokenizer.json."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from tinymi.arrays import Tokens
+from tinymi.errors import InputError, TokenizerError
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Special tokens, such as a beginning-of-text token, are added exactly as tokenizer.json asks for, unless
+    add_special_tokens=False.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.no_truncation()  # a prompt is never cut or padded in silence
+        backend.no_padding()
+        self._backend = backend
+
+    @classmethod
+    def from_folder(cls, folder: Path, d_vocab: int) -> "Tokenizer":
+        """Read `folder/tokenizer.json`. d_vocab: rows of the embedding that its ids must fit into."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerError(
+                f"{path}: there is no such file; a checkpoint needs its tokenizer.json (a tokenizer.model alone is "
+                "not read): download it, or save it with AutoTokenizer(...).save_pretrained"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{path}: cannot be read ({error}); download the file again") from None
+        highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        if not 0 <= highest < d_vocab:
+            raise TokenizerError(
+                f"{path}: has ids up to {highest}, but the model's vocabulary ends at {d_vocab - 1}; "
+                "it belongs to another model: download the model's own"
+            )
+        return cls(backend)
+
+    def to_tokens(
+        self, text: str | Sequence[str], *, n_ctx: int | None = None, add_special_tokens: bool = True
+    ) -> Tokens:
+        """Token ids, int64 [batch, pos]. A list of prompts needs equal lengths, as nothing is ever padded.
+
+        n_ctx: the most positions allowed. Raises InputError.
+        """
+        prompts = [text] if isinstance(text, str) else list(text)
+        if not prompts:
+            raise InputError("prompt: an empty list; give at least one prompt")
+        rows = [self._encode(prompt, add_special_tokens) for prompt in prompts]
+        for prompt, row in zip(prompts, rows):
+            if not row:
+                raise InputError(f"prompt {prompt!r}: has no tokens; give at least one character")
+            if n_ctx is not None and len(row) > n_ctx:
+                raise InputError(
+                    f"prompt {_start(prompt)}: has {len(row)} tokens, but the model takes 1 to {n_ctx}; shorten it"
+                )
+        lengths = {len(row) for row in rows}
+        if len(lengths) > 1:
+            shown = ", ".join(f"{_start(prompt)} has {len(row)}" for prompt, row in list(zip(prompts, rows))[:5])
+            raise InputError(
+                f"prompts: lengths of {min(lengths)} to {max(lengths)} tokens ({shown}); one batch needs equal "
+                "lengths: choose prompts of one length, or run them one by one"
+            )
+        return np.array(rows, dtype=np.int64)
+
+    def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:
+        """The text of each token of a prompt, or of each of the ids [pos]. Bytes that are no UTF-8 show as \\ufffd."""
+        ids = self._encode(text, add_special_tokens) if isinstance(text, str) else self._ids(text)
+        return [self._piece(token) for token in ids]
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is one token, such as " Paris". Raises InputError, which shows the pieces."""
+        pieces = self._encode(text, add_special_tokens=False)
+        if len(pieces) == 1:
+            return pieces[0]
+        # SentencePiece puts a space before every text, but none after a line break.
+        before = self._encode("\n", add_special_tokens=False)
+        after = self._encode("\n" + text, add_special_tokens=False)
+        if len(after) == len(before) + 1 and after[:-1] == before:
+            return after[-1]
+        shown = " ".join(repr(self._piece(token)) for token in pieces) or "nothing"
+        raise InputError(f"{text!r}: is {len(pieces)} tokens, not one ({shown}); choose a text that is a single token")
+
+    def to_string(self, tokens: npt.ArrayLike) -> str:
+        """The text of token ids [pos], special tokens included."""
+        return str(self._backend.decode(self._ids(tokens), skip_special_tokens=False))
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        if not isinstance(text, str):
+            raise InputError(f"prompt: is {type(text).__name__}, but a prompt is a str, and several are a list of str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"prompt {text!r}: holds half a character ({error.reason}); give valid Unicode") from None
+        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def _ids(self, tokens: npt.ArrayLike) -> list[int]:
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InputError(f"tokens: {ids.dtype} of shape {list(ids.shape)}, but one prompt's ids are integers [pos]")
+        for token in ids:
+            if self._backend.id_to_token(int(token)) is None:
+                raise InputError(f"tokens: the tokenizer has no id {token}; valid are 0 to {self._size - 1}")
+        return [int(token) for token in ids]
+
+    @cached_property
+    def _size(self) -> int:
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def _anchor(self) -> tuple[int, str]:
+        """A plain token and its text. Decoders drop the space of a first token, so none is decoded alone."""
+        token = self._encode("a", add_special_tokens=False)[-1]
+        return token, self._backend.decode([token], skip_special_tokens=False)
+
+    def _piece(self, token: int) -> str:
+        anchor, text = self._anchor
+        return str(self._backend.decode([anchor, token], skip_special_tokens=False)).removeprefix(text)
+
+
+def _start(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 40 else prompt[:37] + "...")

@@ -1,0 +1,243 @@
+"""Weights: a checkpoint's tensors under our names, oriented so that formulas read `x @ W`.
+
+Every matrix is a view of the mapped file where the file holds the type that the model computes in; nothing is
+copied, folded or centred. Hugging Face stores linear layers as [d_out, d_in], so ours are their transposes.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from tinymi.arrays import Array
+from tinymi.config import Config
+from tinymi.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """One layer's attention matrices cut into heads, as views."""
+
+    W_Q: Array  # [n_heads, d_model, d_head]
+    W_K: Array  # [n_kv_heads, d_model, d_head]
+    W_V: Array  # [n_kv_heads, d_model, d_head]
+    W_O: Array  # [n_heads, d_head, d_model]
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One transformer block. Heads lie side by side in the attention matrices; `heads` cuts them apart."""
+
+    d_head: int
+    ln1: Array  # [d_model]
+    W_Q: Array  # [d_model, n_heads * d_head]
+    W_K: Array  # [d_model, n_kv_heads * d_head]
+    W_V: Array  # [d_model, n_kv_heads * d_head]
+    W_O: Array  # [n_heads * d_head, d_model]
+    ln2: Array  # [d_model]
+    W_gate: Array  # [d_model, d_mlp]
+    W_in: Array  # [d_model, d_mlp], Hugging Face's up_proj
+    W_out: Array  # [d_mlp, d_model], Hugging Face's down_proj
+    b_Q: Array | None = None  # [n_heads * d_head], Qwen2 only
+    b_K: Array | None = None  # [n_kv_heads * d_head]
+    b_V: Array | None = None  # [n_kv_heads * d_head]
+    q_norm: Array | None = None  # [d_head], Qwen3 only
+    k_norm: Array | None = None  # [d_head]
+
+    @property
+    def heads(self) -> HeadWeights:
+        """The attention matrices with an axis of heads in front: `z[head] @ heads.W_O[head]`."""
+
+        def columns(W: Array) -> Array:
+            return W.reshape(W.shape[0], -1, self.d_head).swapaxes(0, 1)
+
+        W_O = self.W_O.reshape(-1, self.d_head, self.W_O.shape[-1])
+        return HeadWeights(columns(self.W_Q), columns(self.W_K), columns(self.W_V), W_O)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A whole model."""
+
+    W_E: Array  # [d_vocab, d_model], one row per token
+    blocks: tuple[BlockWeights, ...]  # n_layers of them
+    ln_final: Array  # [d_model]
+    W_U: Array  # [d_model, d_vocab], one column per token
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """The type that the model computes in."""
+        return self.ln_final.dtype
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Config, dtype: npt.DTypeLike = np.float32) -> "Weights":
+        """Map the safetensors of a checkpoint folder. Raises WeightsError for a tensor that does not fit.
+
+        dtype: the type to compute in, float32 or float64. Tensors stored in it stay in the file.
+        """
+        stored = _open_folder(folder)
+
+        def read(name: str, *shape: int) -> Array:
+            return _as_float(_checked(stored, name, shape), dtype)
+
+        W_E = read("model.embed_tokens.weight", config.d_vocab, config.d_model)
+        return cls(
+            W_E=W_E,
+            blocks=tuple(_block(read, config, layer) for layer in range(config.n_layers)),
+            ln_final=read("model.norm.weight", config.d_model),
+            W_U=W_E.T if config.tied_embeddings else read("lm_head.weight", config.d_vocab, config.d_model).T,
+        )
+
+
+def _block(read: "Reader", config: Config, layer: int) -> BlockWeights:
+    d_model, d_mlp, d_head = config.d_model, config.d_mlp, config.d_head
+    d_q, d_kv = config.n_heads * d_head, config.n_kv_heads * d_head
+
+    def tensor(name: str, *shape: int) -> Array:
+        return read(f"model.layers.{layer}.{name}", *shape)
+
+    return BlockWeights(
+        d_head=d_head,
+        ln1=tensor("input_layernorm.weight", d_model),
+        W_Q=tensor("self_attn.q_proj.weight", d_q, d_model).T,
+        W_K=tensor("self_attn.k_proj.weight", d_kv, d_model).T,
+        W_V=tensor("self_attn.v_proj.weight", d_kv, d_model).T,
+        W_O=tensor("self_attn.o_proj.weight", d_model, d_q).T,
+        ln2=tensor("post_attention_layernorm.weight", d_model),
+        W_gate=tensor("mlp.gate_proj.weight", d_mlp, d_model).T,
+        W_in=tensor("mlp.up_proj.weight", d_mlp, d_model).T,
+        W_out=tensor("mlp.down_proj.weight", d_model, d_mlp).T,
+        b_Q=tensor("self_attn.q_proj.bias", d_q) if config.qkv_bias else None,
+        b_K=tensor("self_attn.k_proj.bias", d_kv) if config.qkv_bias else None,
+        b_V=tensor("self_attn.v_proj.bias", d_kv) if config.qkv_bias else None,
+        q_norm=tensor("self_attn.q_norm.weight", d_head) if config.qk_norm else None,
+        k_norm=tensor("self_attn.k_norm.weight", d_head) if config.qk_norm else None,
+    )
+
+
+class Reader(Protocol):
+    """Gives the tensor of a name, checked to have the shape."""
+
+    def __call__(self, name: str, *shape: int) -> Array: ...
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor as it lies in its file. BF16, which NumPy has not, is seen as uint16."""
+
+    dtype: str
+    values: npt.NDArray[Any]
+
+
+def _checked(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -> _Stored:
+    if name not in stored:
+        near = difflib.get_close_matches(name, stored, n=1)
+        raise WeightsError(
+            f"tensor {name}: missing; expected one of shape {list(shape)}"
+            + (f" (the nearest name found is {near[0]})" if near else "")
+            + "; the checkpoint does not fit its config.json: download it again"
+        )
+    tensor = stored[name]
+    if tensor.values.shape != shape:
+        raise WeightsError(
+            f"tensor {name}: has shape {list(tensor.values.shape)}, but the config asks for {list(shape)}; "
+            "config.json and weights belong to different models: download both again"
+        )
+    return tensor
+
+
+def _as_float(tensor: _Stored, dtype: npt.DTypeLike) -> Array:
+    """The tensor in `dtype`: the mapped file itself where it holds that type, otherwise a converted copy."""
+    values = tensor.values
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+    converted: Array = np.require(values.astype(dtype, copy=False), requirements="A")
+    converted.flags.writeable = False
+    return converted
+
+
+_DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": np.uint16}
+
+
+def _open_folder(folder: Path) -> dict[str, _Stored]:
+    """Every tensor of one model.safetensors, or of the shards that its index lists."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return _open_shards(index)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise WeightsError(
+            f"{folder}: holds no .safetensors file; a checkpoint has model.safetensors, or shards with "
+            "model.safetensors.index.json; save it with save_pretrained(..., safe_serialization=True)"
+        )
+    if len(files) > 1 and (folder / "model.safetensors") not in files:
+        raise WeightsError(
+            f"{folder}: holds {len(files)} .safetensors files but no model.safetensors.index.json, which says "
+            "what lies where; download the index too"
+        )
+    return _open_file(folder / "model.safetensors" if len(files) > 1 else files[0])
+
+
+def _open_shards(index: Path) -> dict[str, _Stored]:
+    where = _weight_map(index)
+    opened = {file: _open_file(index.parent / file) for file in sorted(set(where.values()))}
+    for name, file in where.items():
+        if name not in opened[file]:
+            raise WeightsError(
+                f"tensor {name}: the index says that it lies in {file}, but it is not there; "
+                "index and shards belong to different checkpoints: download them again"
+            )
+    return {name: opened[file][name] for name, file in where.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name beside the index."""
+    try:
+        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        pairs = {str(name): str(file) for name, file in where.items()}
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise WeightsError(
+            f"{index}: cannot be read ({error!r}); an index is a JSON object with a weight_map of tensor "
+            "names to file names; download it again"
+        ) from None
+    for name, file in pairs.items():
+        if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+            raise WeightsError(
+                f"{index}: places tensor {name} in {file!r}, but a shard is a .safetensors file beside the "
+                "index; do not use this checkpoint"
+            )
+    return pairs
+
+
+def _open_file(path: Path) -> dict[str, _Stored]:
+    """Map one file. The safetensors library has checked header, offsets and sizes before a byte is used."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        header_size = int(mapped[:8].view("<u8")[0])
+        header = json.loads(mapped[8 : 8 + header_size].tobytes())
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete: download it again"
+        ) from None
+    header.pop("__metadata__", None)
+    data = mapped[8 + header_size :]
+    return {name: _view(path, name, entry, data) for name, entry in header.items()}
+
+
+def _view(path: Path, name: str, entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> _Stored:
+    kind = entry["dtype"]
+    if kind not in _DTYPES:
+        raise WeightsError(
+            f"tensor {name} in {path}: has type {kind}, but readable are {', '.join(_DTYPES)}; "
+            "load a checkpoint that is not quantised"
+        )
+    begin, end = entry["data_offsets"]
+    return _Stored(kind, data[begin:end].view(_DTYPES[kind]).reshape(entry["shape"]))
