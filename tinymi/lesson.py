@@ -1,0 +1,344 @@
+'''The frame of a lesson: options, talk, checks, findings, and the files --json and --html.
+
+How to write a lesson
+---------------------
+A lesson is a flat script in `# %%` cells that also runs as a notebook. Its docstring is its title (the first
+line, a question), its `--help` and the head of its page: paragraphs of the form `Name: text` (What you will
+learn, Hook points used, Needs, Time, Paper) become a list there.
+
+    """How does an answer build up over the layers?
+
+    What you will learn: to read the residual stream with the model's own unembedding.
+
+    Hook points used: blocks.i.hook_resid_post
+    """
+    # %% Set-up
+    from tinymi.lesson import Lesson, Token
+
+    lesson = Lesson(__doc__)
+    lesson.option("--prompt", default="The Eiffel Tower is in", help="the prompt to explain")
+    options = lesson.start()          # reads the command line; in a notebook: the defaults
+    model = lesson.load_model()       # what --model names, or the default model
+
+    # %% 1. The question
+    lesson.section("Where does the answer come from?")
+    lesson.say("Look for the layer at which ... Names such as `hook_z` stand in backticks.")
+    lesson.table(["layer", "token", "probability"], rows, formats={"probability": ".3f"})
+    lesson.json["layers"] = [...]     # the lesson's own JSON fields
+
+    # %% 2. Checks and findings
+    lesson.check("the last row of the lens is the logits", error, 1e-4)
+    lesson.finding("...", established=gap > 3 * spread, evidence="...", control="...")
+    lesson.exercise("...", answer="0.773", hint="...", minutes=5, difficulty="easy")
+    lesson.finish()                   # writes the files; exit status 1 when a check failed
+
+- Say what to look for before each table or picture. Each call prints at once (in a notebook it displays
+  inline) and goes into the JSON file and the page, so nothing is said twice and nothing is left out.
+- Pieces of text that come from a tokenizer go into cells and labels as `Token(piece)`: spaces, newlines and
+  control characters become visible. In running text use `show_token(piece)`. What else comes from outside (a
+  prompt in a caption) may be passed as it is: control characters never reach the terminal, nor markup the page.
+- Cells are text, int, float, None (nothing there) or Token. Floats of a column get the same digits, by size;
+  `formats={"column": "+.2f"}` or `format="+.2f"` say otherwise.
+- A check is an identity that holds for every model; the largest error is given as a number. A finding is a
+  claim about this model: `established` is computed from the numbers, never written down as True.
+- Errors meant for the user are `tinymi.errors.TinymiError`s: raised anywhere in the lesson they end it with
+  one line and exit status 2.
+'''
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from tinymi.errors import InputError, TinymiError
+from tinymi.report import data, items, terminal
+from tinymi.report.tokens import Token, show_text, show_token
+
+if TYPE_CHECKING:
+    from tinymi.model import Model
+
+__all__ = ["CheckError", "Lesson", "Token", "show_token"]
+
+T = TypeVar("T")
+
+
+class CheckError(TinymiError):
+    """At the end of a notebook, in place of the exit status 1 of a script: a check of the lesson failed."""
+
+
+class Lesson:
+    """One lesson: it collects what is said, and prints it as it is said.
+
+    `lesson.json` takes the lesson's own JSON fields; `model`, `options`, `checks`, `findings` and `report` (all
+    that was printed, in order) are added by the frame.
+    """
+
+    def __init__(self, docstring: str | None) -> None:
+        self.title, self.intro = _read_docstring(docstring or "")
+        self.json: dict[str, Any] = {}
+        self._items: list[items.Item] = []
+        self._model: dict[str, Any] = {}
+        self._options = Namespace()
+        self._screen = terminal.Screen()
+        self._parser = _Parser(
+            description=show_text(docstring or "").strip(),
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.option("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
+        self.option("--json", metavar="FILE", help="write everything as JSON")
+        self.option("--html", metavar="FILE", help="write everything as one page for the browser")
+
+    # --- options and model ---------------------------------------------------------------------------------
+
+    def option(self, *names: str, help: str, default: Any = None, **settings: Any) -> None:
+        """Add an option, as `ArgumentParser.add_argument` does (type, nargs, choices, action, metavar)."""
+        text = help.replace("%", "%%")
+        if default is not None and default is not False:
+            text += f" (default: {show_text(str(default))})".replace("%", "%%")
+        self._parser.add_argument(*names, help=text, default=default, **settings)
+
+    def start(self, arguments: Sequence[str] | None = None) -> Namespace:
+        """Read the options and print the title.
+
+        In a script they come from the command line. A notebook has none: it takes the defaults, and a reader
+        who wants others edits this call: `lesson.start(["--prompt", "..."])`.
+        """
+        if _shell() is None:
+            sys.excepthook = _explain
+            _never_fail_to_print()
+        self._screen = terminal.Screen.of(sys.stdout)
+        self._options = self._parser.parse_args([] if arguments is None and _in_notebook() else arguments)
+        for option, path in (("--json", self._options.json), ("--html", self._options.html)):
+            if path is not None:
+                data.require_writable(path, option)
+        if self._options.json is not None and self._options.json == self._options.html:
+            raise InputError(f"--json and --html both name {self._options.json}; give each a file of its own")
+        self._put(items.Section(self.title), keep=False)
+        return self._options
+
+    def load_model(self) -> "Model":
+        """The model that --model names (a folder, a hub id, a .gguf file), or the default model."""
+        import tinymi
+
+        source = self._options.model
+        model = tinymi.load() if source is None else tinymi.load(source)
+        config = model.config
+        self._model = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(vars(config))
+        self.say(
+            f"Model: {source or 'the default model'}, {config.n_layers} layers, {config.n_heads} heads"
+            f" ({config.n_kv_heads} for keys and values), d_model {config.d_model}, d_mlp {config.d_mlp},"
+            f" {config.d_vocab:,} tokens."
+        )
+        return model
+
+    # --- talk ----------------------------------------------------------------------------------------------
+
+    def section(self, title: str) -> None:
+        """A heading."""
+        self._put(items.Section(title))
+
+    def say(self, text: str) -> None:
+        """Prose: paragraphs separated by blank lines, `code` in backticks."""
+        self._put(items.Prose(text))
+
+    def code(self, text: str, caption: str = "") -> None:
+        """Text that keeps its line breaks and columns: a formula, the drawing of a circuit."""
+        self._put(items.Preformatted(text.strip("\n"), caption))
+
+    def table(
+        self,
+        headers: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        caption: str = "",
+        formats: Mapping[str, str] | None = None,
+    ) -> None:
+        """A table; `formats` maps a header to a format specification such as "+.2f" or ".1%"."""
+        self._put(items.make_table(headers, rows, caption, formats or {}))
+
+    def bars(self, labels: Sequence[Any], values: Any, caption: str = "", format: str = "") -> None:
+        """Signed bars, one per label; `values` is a sequence, or {"attention": [...], "MLP": [...]} side by side."""
+        made = tuple(items.plain(label) for label in labels)
+        self._put(items.Bars(made, items.make_series(values, len(made), "bars"), caption, format))
+
+    def heatmap(
+        self,
+        values: Any,
+        row_labels: Sequence[Any] | None = None,
+        column_labels: Sequence[Any] | None = None,
+        caption: str = "",
+        row_axis: str = "",
+        column_axis: str = "",
+        center: float | None = 0.0,
+        format: str = "",
+    ) -> None:
+        """A grid of numbers [rows, columns]; labels default to 0, 1, 2 ...
+
+        Colours are two-sided around `center`; with `center=None` they run from the smallest to the largest value.
+        """
+        texts = {
+            "caption": caption,
+            "row_axis": row_axis,
+            "column_axis": column_axis,
+            "center": center,
+            "format": format,
+        }
+        self._put(items.make_heatmap(values, row_labels, column_labels, **texts))
+
+    def attention(
+        self, str_tokens: Sequence[str], patterns: Any, caption: str = "", heads: Iterable[Any] | None = None
+    ) -> None:
+        """Attention patterns [n_heads, query_pos, key_pos] of one prompt, or {layer: patterns}.
+
+        The page has a picker for layer and head. The terminal shows `heads`, a list of head numbers or of
+        (layer, head); without it, the head that looks away from position 0 and from itself most.
+        """
+        self._put(items.make_attention(str_tokens, patterns, caption, heads))
+
+    def lines(
+        self, x: Sequence[Any], series: Any, caption: str = "", x_label: str = "x", y_label: str = "", format: str = ""
+    ) -> None:
+        """Curves over a common x: {"name": values} or one sequence of values."""
+        made = tuple(float(value) for value in x)
+        self._put(items.Lines(made, items.make_series(series, len(made), "lines"), caption, x_label, y_label, format))
+
+    def check(self, name: str, error: Any, tolerance: float) -> None:
+        """An identity that holds for every model: passed when `error` (the largest difference) <= `tolerance`."""
+        self._put(items.Check(name, items.numbers([error])[0], float(tolerance)))
+
+    def finding(self, text: str, *, established: Any, evidence: str, control: str) -> None:
+        """A claim about this model, with the numbers for it and the control it was held against."""
+        self._put(items.Finding(text, bool(established), evidence, control))
+
+    def exercise(
+        self, question: str, answer: Any, hint: str = "", minutes: int | None = None, difficulty: str = ""
+    ) -> None:
+        """A question to work on; `answer` is the number to match."""
+        self._put(items.Exercise(question, str(answer), hint, minutes, difficulty))
+
+    def progress(self, iterable: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+        """`iterable` with a progress bar on standard error, shown on a terminal once it has taken two seconds."""
+        from tqdm import tqdm
+
+        return tqdm(iterable, desc=what, total=total, delay=2, leave=False, disable=not _shows_progress())
+
+    def finish(self) -> None:
+        """Write the files, sum up the checks; exit status 1 (in a notebook: `CheckError`) when one failed."""
+        checks = [item for item in self._items if isinstance(item, items.Check)]
+        failed = [check.name for check in checks if not check.passed]
+        self._write_files()
+        print(f"{len(checks) - len(failed)} of {len(checks)} checks passed.", flush=True)
+        if not failed:
+            return
+        summary = f"failed: {'; '.join(failed)}"
+        if _in_notebook():
+            raise CheckError(summary)
+        print(show_text(summary), file=sys.stderr)
+        sys.exit(1)
+
+    # --- inner workings ------------------------------------------------------------------------------------
+
+    def _put(self, item: items.Item, keep: bool = True) -> None:
+        if keep:
+            self._items.append(item)
+        text = terminal.render(item, self._screen)
+        if _in_notebook():
+            _shell().display_pub.publish({"text/html": item._repr_html_(), "text/plain": text})
+        else:
+            print(text, end="\n" if isinstance(item, items.Check) else "\n\n", flush=True)
+
+    def _document(self) -> items.Document:
+        from tinymi import __version__
+
+        options = {name: value for name, value in vars(self._options).items() if name not in ("json", "html")}
+        return items.Document(
+            self.title, self.intro, self._command(options), options, self._model, tuple(self._items), __version__
+        )
+
+    def _command(self, options: Mapping[str, Any]) -> str:
+        """The command line that says the same again: the script and the options that are not defaults."""
+        import shlex
+
+        words = ["python", f"lessons/{self._parser.prog}"]
+        for name, value in options.items():
+            if value == self._parser.get_default(name):
+                continue
+            words.append("--" + name.replace("_", "-"))
+            if value is not True:
+                words += [str(entry) for entry in (value if isinstance(value, (list, tuple)) else [value])]
+        return shlex.join(words)
+
+    def _write_files(self) -> None:
+        document = self._document()
+        if self._options.json is not None:
+            data.write_text(self._options.json, data.to_json(document, self.json))
+            print(f"JSON: {show_text(self._options.json)}")
+        if self._options.html is not None:
+            from tinymi.report.page import page
+
+            data.write_text(self._options.html, page(document))
+            print(f"Page: {show_text(self._options.html)}")
+
+
+class _Parser(ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{show_text(message)}; --help lists the options")
+
+
+def _read_docstring(docstring: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The title (first line) and the paragraphs as (name, text); 'Name: text' is split, any other name is ''."""
+    blocks = [block for block in docstring.strip().split("\n\n") if block.strip()]
+    title, *rest = (blocks[0] if blocks else "Untitled lesson").split("\n", 1)
+    paragraphs: list[tuple[str, str]] = []
+    for block in [*rest, *blocks[1:]]:
+        for line in block.split("\n"):
+            name, colon, text = line.strip().partition(":")
+            if colon and name[:1].isupper() and len(name) <= 30 and (text.startswith(" ") or not text):
+                paragraphs.append((name, text.strip()))
+            elif line != block.split("\n")[0] and paragraphs:
+                paragraphs[-1] = (paragraphs[-1][0], f"{paragraphs[-1][1]} {line.strip()}".strip())
+            else:
+                paragraphs.append(("", line.strip()))
+    return title.strip(), tuple(paragraphs)
+
+
+def _shell() -> Any:
+    """IPython's shell, or None in plain Python."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _in_notebook() -> bool:
+    shell = _shell()
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _shows_progress() -> bool:
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _never_fail_to_print() -> None:
+    """A character that the terminal's encoding lacks is spelled out instead of ending the lesson."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The excepthook of a lesson: explained errors in one line (exit status 2); bugs keep their traceback."""
+    if issubclass(kind, TinymiError):
+        print(f"error: {show_text(' '.join(str(error).split()))}", file=sys.stderr)
+        sys.exit(2)
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    if issubclass(kind, BrokenPipeError):  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    sys.__excepthook__(kind, error, trace)

@@ -1,0 +1,284 @@
+"""What a lesson can say, as plain frozen data, and how numbers in it are written.
+
+An item holds ordinary Python values (tuples, str, int, float, None), so it can be compared, written as JSON
+and shown by any writer. The `make_*` functions take what a lesson has in its hands (NumPy arrays, lists) and
+say at once when shapes and labels do not fit.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinymi.report.tokens import Token, show_text, show_token
+
+Cell = str | int | float | None
+"""What may stand in a table: text, a number, nothing (None), or a `Token` (a str shown by `show_token`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Anything a lesson says. In a notebook it displays itself as a piece of the HTML page."""
+
+    kind: ClassVar[str] = ""
+
+    def _repr_html_(self) -> str:
+        from tinymi.report.page import fragment
+
+        return fragment(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Section(Item):
+    """A heading."""
+
+    kind: ClassVar[str] = "section"
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prose(Item):
+    """Paragraphs, separated by blank lines; `backticks` mark code."""
+
+    kind: ClassVar[str] = "prose"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preformatted(Item):
+    """Text whose line breaks and columns matter: a formula, a drawing."""
+
+    kind: ClassVar[str] = "preformatted"
+    text: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table(Item):
+    """Rows of cells under headers; `formats` holds one format specification per column ('' = by size)."""
+
+    kind: ClassVar[str] = "table"
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bars(Item):
+    """Signed bars on one scale: a row per label, a bar per series."""
+
+    kind: ClassVar[str] = "bars"
+    labels: tuple[Cell, ...]
+    series: dict[str, tuple[float | None, ...]]
+    caption: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmap(Item):
+    """A grid of values; `center` is the value without colour of a two-sided scale, None for a one-sided one."""
+
+    kind: ClassVar[str] = "heatmap"
+    values: tuple[tuple[float | None, ...], ...]
+    row_labels: tuple[Cell, ...]
+    column_labels: tuple[Cell, ...]
+    caption: str = ""
+    row_axis: str = ""
+    column_axis: str = ""
+    center: float | None = 0.0
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention(Item):
+    """Attention patterns, layer -> [n_heads, query_pos, key_pos]; `shown` are the (layer, head) to show first."""
+
+    kind: ClassVar[str] = "attention"
+    tokens: tuple[str, ...]
+    patterns: dict[int, Any] = field(compare=False)  # float32 arrays, read-only
+    caption: str = ""
+    shown: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lines(Item):
+    """Curves over a common x."""
+
+    kind: ClassVar[str] = "lines"
+    x: tuple[float, ...]
+    series: dict[str, tuple[float | None, ...]]
+    caption: str = ""
+    x_label: str = "x"
+    y_label: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Item):
+    """An identity that holds for every model, with the error measured."""
+
+    kind: ClassVar[str] = "check"
+    name: str
+    error: float | None  # None: the error was not a number
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error is not None and self.error <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(Item):
+    """A claim about one model, with what speaks for it and the control it was held against."""
+
+    kind: ClassVar[str] = "finding"
+    text: str
+    established: bool
+    evidence: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise(Item):
+    """A question to work on, with the number to match."""
+
+    kind: ClassVar[str] = "exercise"
+    question: str
+    answer: str
+    hint: str = ""
+    minutes: int | None = None
+    difficulty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole lesson as it was said: what the JSON file and the page are written from."""
+
+    title: str
+    intro: tuple[tuple[str, str], ...]  # (name, text) of the docstring's paragraphs; the name may be ''
+    command: str
+    options: dict[str, Any]
+    model: dict[str, Any]
+    items: tuple[Item, ...]
+    version: str
+
+
+def make_table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], caption: str, formats: Mapping[str, str]
+) -> Table:
+    cells = tuple(tuple(plain(cell) for cell in row) for row in rows)
+    for number, row in enumerate(cells):
+        if len(row) != len(headers):
+            raise ValueError(
+                f"table row {number} has {len(row)} cells; the headers are {len(headers)}: {list(headers)}"
+            )
+    if unknown := set(formats) - set(headers):
+        raise ValueError(f"formats name no column: {sorted(unknown)}; the columns are {list(headers)}")
+    return Table(tuple(headers), cells, caption, tuple(formats.get(name, "") for name in headers))
+
+
+def make_series(values: Any, length: int, what: str) -> dict[str, tuple[float | None, ...]]:
+    """One series (a sequence) or several (a mapping) of `length` numbers each."""
+    series = values if isinstance(values, Mapping) else {"": values}
+    made = {str(name): numbers(column) for name, column in series.items()}
+    for name, column in made.items():
+        if len(column) != length:
+            raise ValueError(f"{what} series {name!r} has {len(column)} values for {length} labels")
+    return made
+
+
+def make_heatmap(
+    values: Any, row_labels: Sequence[Any] | None, column_labels: Sequence[Any] | None, **texts: Any
+) -> Heatmap:
+    grid = np.asarray(values, dtype=float)
+    if grid.ndim != 2:
+        raise ValueError(f"a heatmap takes a 2-d array [rows, columns]; this one has shape {grid.shape}")
+    rows = tuple(plain(label) for label in (range(grid.shape[0]) if row_labels is None else row_labels))
+    columns = tuple(plain(label) for label in (range(grid.shape[1]) if column_labels is None else column_labels))
+    if grid.shape != (len(rows), len(columns)):
+        raise ValueError(f"a heatmap of shape {grid.shape} has {len(rows)} row and {len(columns)} column labels")
+    return Heatmap(tuple(numbers(row) for row in grid), rows, columns, **texts)
+
+
+def make_attention(str_tokens: Sequence[str], patterns: Any, caption: str, shown: Iterable[Any] | None) -> Attention:
+    by_layer = patterns if isinstance(patterns, Mapping) else {0: patterns}
+    n_pos = len(str_tokens)
+    made: dict[int, Any] = {}
+    for layer, pattern in by_layer.items():
+        array = np.array(pattern, dtype=np.float32)  # [n_heads, query_pos, key_pos], a copy of our own
+        if array.ndim != 3 or array.shape[1:] != (n_pos, n_pos):
+            raise ValueError(
+                f"attention of layer {layer} has shape {array.shape}; [n_heads, {n_pos}, {n_pos}] is needed"
+                f" for {n_pos} tokens (take one prompt of the batch: pattern[0])"
+            )
+        array.flags.writeable = False
+        made[int(layer)] = array
+    heads = [_layer_head(head, made) for head in shown] if shown is not None else [busiest_head(made)]
+    return Attention(tuple(Token(token) for token in str_tokens), made, caption, tuple(heads))
+
+
+def _layer_head(head: Any, patterns: Mapping[int, Any]) -> tuple[int, int]:
+    """`head` is (layer, head), or a head number where there is one layer."""
+    layer, index = (next(iter(patterns)), int(head)) if np.ndim(head) == 0 else (int(head[0]), int(head[1]))
+    if layer not in patterns or not 0 <= index < len(patterns[layer]):
+        raise ValueError(f"there is no head {index} in layer {layer} among the patterns given")
+    return layer, index
+
+
+def busiest_head(patterns: Mapping[int, Any]) -> tuple[int, int]:
+    """The (layer, head) that looks away from position 0 and from itself most, averaged over positions."""
+    best, best_share = (next(iter(patterns)), 0), -1.0
+    for layer, pattern in patterns.items():
+        away = 1 - pattern[:, 2:, 0] - np.diagonal(pattern, axis1=1, axis2=2)[:, 2:]  # [n_heads, query_pos]
+        share = away.mean(axis=1) if away.shape[1] else np.zeros(len(pattern))
+        if share.max() > best_share:
+            best, best_share = (layer, int(share.argmax())), float(share.max())
+    return best
+
+
+def plain(value: Any) -> Cell:
+    """`value` as an ordinary str, int, float or None; a Token stays one, NumPy's own types do not."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise TypeError(f"a cell holds text, a number, None or a Token, not {type(value).__name__}: {value!r}")
+
+
+def numbers(values: Any) -> tuple[float | None, ...]:
+    """A row of numbers; None stands for what is not a number."""
+    row = [math.nan if value is None else float(value) for value in values]
+    return tuple(value if math.isfinite(value) else None for value in row)
+
+
+def default_format(values: Iterable[Any]) -> str:
+    """A format specification that suits the largest of `values`: about four digits, the same for all."""
+    sizes = [abs(value) for value in values if isinstance(value, float) and math.isfinite(value)]
+    largest = max(sizes, default=0.0)
+    if largest == 0.0:
+        return ".3f"
+    if largest < 1e-3 or largest >= 1e7:
+        return ".2e"
+    return f".{min(4 if largest < 0.1 else 3, max(0, 3 - math.floor(math.log10(largest))))}f"
+
+
+def show(cell: Cell, spec: str = "", nothing: str = "–") -> str:
+    """A cell as text: a Token made visible, a number by `spec`, None as a dash."""
+    if cell is None:
+        return nothing
+    if isinstance(cell, Token):
+        return show_token(cell)
+    if isinstance(cell, str):
+        return show_text(cell).replace("\n", r"\n")
+    return format(cell, spec or ("d" if isinstance(cell, int) else default_format([cell])))
+
+
+def show_column(cells: Sequence[Cell], spec: str = "") -> list[str]:
+    """A column of cells as text, its floats with the same number of digits."""
+    floats = spec or default_format(cells)
+    return [show(cell, floats if isinstance(cell, float) else spec) for cell in cells]

@@ -1,0 +1,340 @@
+"""A lesson as one HTML page: self-contained, without a network, for a browser, a phone, paper or a screen reader.
+
+The template (page.html, items.html) escapes whatever it is given; this module turns items into the plain values
+that the template places. Pictures are real tables with coloured cells, so that every value is text; curves are
+drawn as SVG, with their values in a table beside them. The one script of the page serves the attention picker;
+the page's content security policy allows that script, by its hash, and nothing else.
+
+Curves are drawn here and not by a chart library: those that fit the page's size draw on a canvas, which can
+neither be read aloud nor printed sharply nor follow the reader's colour scheme, and those that write SVG from
+Python bring fixed colours and scripts of their own.
+"""
+
+import base64
+import functools
+import hashlib
+import html
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinymi.report.items import (
+    Attention,
+    Bars,
+    Cell,
+    Check,
+    Document,
+    Heatmap,
+    Item,
+    Lines,
+    Section,
+    Table,
+    default_format,
+    show,
+    show_column,
+)
+from tinymi.report.terminal import head_name, strength
+from tinymi.report.tokens import SPACE, Token, show_text, show_token
+
+LEVELS = 10  # steps of the colour scales
+ATTENTION_BYTES = 600_000  # what attention patterns may take of a page; more layers than that are left out
+_HERE = Path(__file__).parent
+_PAPER, _PLUS, _MINUS, _AMOUNT = (
+    ("#ffffff", "#15181d"),
+    ("#f0745e", "#a4352b"),
+    ("#6fa8f2", "#2b5fae"),
+    ("#f2a93b", "#8a5700"),
+)
+_BASE32 = "0123456789abcdefghijklmnopqrstuv"
+
+
+def page(document: Document) -> str:
+    """The whole page."""
+    checks = [item for item in document.items if isinstance(item, Check)]
+    sections = [(number, item.title) for number, item in enumerate(document.items) if isinstance(item, Section)]
+    return _fill(
+        "page.html",
+        document=document,
+        sections=sections,
+        checks_passed=sum(check.passed for check in checks),
+        checks_total=len(checks),
+        views=[view(item, number) for number, item in enumerate(document.items)],
+        style=style(),
+        script=_script(),
+        script_hash=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
+    )
+
+
+def fragment(item: Item) -> str:
+    """One item with its style, for display in a notebook."""
+    script = _script() if isinstance(item, Attention) else ""
+    return _fill("fragment.html", view=view(item, id(item)), style=style(), script=script)
+
+
+def _fill(template: str, **values: Any) -> str:
+    return str(_environment().get_template(template).render(values))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(text=show_text, rich=_rich, token=_token, paragraphs=_paragraphs)
+    return environment
+
+
+@functools.cache
+def style() -> str:
+    """The style sheet, with the colour scales for light and dark written out as classes."""
+    light, dark = (_scale(scheme) for scheme in (0, 1))
+    text = (_HERE / "page.css").read_text("utf-8")
+    return f"{text}\n{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+
+
+@functools.cache
+def _script() -> str:
+    return (_HERE / "page.js").read_text("utf-8")
+
+
+def _scale(scheme: int) -> str:
+    """Classes p0..p10, n0..n10, a0..a10: positive, negative and one-sided, pale enough for the text on them."""
+    rules = []
+    for letter, strong in (("p", _PLUS), ("n", _MINUS), ("a", _AMOUNT)):
+        for level in range(LEVELS + 1):
+            rules.append(
+                f".tinymi .{letter}{level}{{background:{_mix(_PAPER[scheme], strong[scheme], level / LEVELS)}}}"
+            )
+    return "\n".join(rules)
+
+
+def _mix(start: str, end: str, share: float) -> str:
+    pairs = ((int(start[i : i + 2], 16), int(end[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _rich(text: str) -> Any:
+    """Prose on one line: escaped, with `backticks` as code and web addresses as links."""
+    escaped = html.escape(show_text(str(text)))
+    coded = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escaped)
+    return _markup(re.sub(r"https?://[\w./%~?=#+-]*[\w/]", r'<a href="\g<0>">\g<0></a>', coded))
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(block.split()) for block in text.strip().split("\n\n")]
+
+
+def _token(text: str) -> Any:
+    """A visible token; its marks for spaces and controls are dimmer than its letters."""
+    shown = html.escape(show_token(text))
+    return _markup(
+        re.sub(rf"{SPACE}+|(?:\\(?:[nrt]|x\w\w|u\w{{4}}|U\w{{8}}))+", r'<span class="mark">\g<0></span>', shown)
+    )
+
+
+# --- items as values for the template ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TableCell:
+    """A cell: its text (a Token stays one), whether it is a number, and how it is coloured or drawn."""
+
+    text: Any
+    number: bool = False
+    css: str = ""
+    title: str = ""
+    bar: tuple[float, float] | None = None  # left edge and length in percent of the cell
+
+
+def view(item: Item, number: int) -> dict[str, Any]:
+    """What the template needs to place `item`; `number` makes its ids unique on the page."""
+    base: dict[str, Any] = {"kind": item.kind, "item": item, "id": f"item-{number}"}
+    match item:
+        case Table():
+            return base | {"rows": _table_rows(item)}
+        case Bars():
+            return base | _bars(item)
+        case Heatmap():
+            return base | {"rows": _heat_rows(item), "corner": _corner(item)}
+        case Attention():
+            return base | _attention(item)
+        case Lines():
+            return base | _lines(item)
+    return base
+
+
+def _cell(cell: Cell, text: str) -> TableCell:
+    return TableCell(cell if isinstance(cell, Token) else text, isinstance(cell, (int, float)) or cell is None)
+
+
+def _table_rows(item: Table) -> list[list[TableCell]]:
+    columns = [show_column(column, spec) for column, spec in zip(zip(*item.rows), item.formats)]
+    return [[_cell(cell, text) for cell, text in zip(row, texts)] for row, texts in zip(item.rows, zip(*columns))]
+
+
+def _bars(item: Bars) -> dict[str, Any]:
+    values = [value for column in item.series.values() for value in column if value is not None]
+    low, high = min([0.0, *values]), max([0.0, *values])
+    span = (high - low) or 1.0
+    spec = item.format or default_format(values)
+    rows = []
+    for label, *row in zip(item.labels, *item.series.values()):
+        cells = [
+            TableCell(
+                show(value, spec),
+                True,
+                "negative" if (value or 0.0) < 0 else "positive",
+                bar=None if value is None else (100 * (min(value, 0.0) - low) / span, 100 * abs(value) / span),
+            )
+            for value in row
+        ]
+        rows.append((_cell(label, show(label)), cells))
+    return {"rows": rows, "axis": 100 * -low / span, "names": list(item.series)}
+
+
+def _corner(item: Heatmap) -> str:
+    return " \\ ".join(name for name in (item.row_axis, item.column_axis) if name)
+
+
+def _heat_rows(item: Heatmap) -> list[tuple[TableCell, list[TableCell]]]:
+    spec = item.format or default_format([value for row in item.values for value in row])
+    rows = []
+    for label, row, strengths in zip(item.row_labels, item.values, strength(item)):
+        cells = [
+            TableCell(
+                show(value, spec, ""), True, _level(s, item.center is not None), _place(item, label, column, value)
+            )
+            for value, s, column in zip(row, strengths, item.column_labels)
+        ]
+        rows.append((_cell(label, show(label)), cells))
+    return rows
+
+
+def _level(strength: float | None, two_sided: bool) -> str:
+    if strength is None:
+        return ""
+    letter = ("n" if strength < 0 else "p") if two_sided else "a"
+    return f"{letter}{round(abs(strength) * LEVELS)}"
+
+
+def _place(item: Heatmap, row: Cell, column: Cell, value: float | None) -> str:
+    exact = "no value" if value is None else f"{value:.6g}"
+    return f"{item.row_axis or 'row'} {show(row)}, {item.column_axis or 'column'} {show(column)}: {exact}"
+
+
+# --- attention --------------------------------------------------------------------------------------------------
+
+
+def _attention(item: Attention) -> dict[str, Any]:
+    layers = _layers_that_fit(item)
+    layer, head = item.shown[0] if item.shown else (layers[0], 0)
+    pattern = item.patterns[layer][head]
+    rows = [
+        [TableCell(f"{100 * pattern[q, k]:.0f}", True, _level(float(pattern[q, k]), False)) for k in range(q + 1)]
+        for q in range(len(item.tokens))
+    ]
+    payload = {
+        "layers": layers,
+        "tokens": [show_token(token) for token in item.tokens],
+        "patterns": [[encode_pattern(one) for one in item.patterns[number]] for number in layers],
+    }
+    return {
+        "rows": rows,
+        "payload": payload,
+        "start": (layers.index(layer), head),
+        "n_heads": len(pattern),
+        "layers": layers,
+        "left_out": len(item.patterns) - len(layers),
+        "shown_name": head_name(item, layer, head),
+    }
+
+
+def _layers_that_fit(item: Attention) -> list[int]:
+    """The layers whose patterns go into the page: all, or evenly spread ones when all would be too much."""
+    layers = list(item.patterns)
+    n_pos, n_heads = len(item.tokens), max(len(pattern) for pattern in item.patterns.values())
+    most = max(1, ATTENTION_BYTES // max(1, n_heads * n_pos * (n_pos + 1)))
+    step = math.ceil(len(layers) / most)
+    wanted = {layer for layer, _ in item.shown[:1]}
+    return [layer for number, layer in enumerate(layers) if number % step == 0 or layer in wanted]
+
+
+def encode_pattern(pattern: Any) -> str:
+    """The lower triangle [query, key <= query] row by row, in thousandths, two base-32 digits each."""
+    n_pos = len(pattern)
+    values = [round(1000 * float(pattern[query, key])) for query in range(n_pos) for key in range(query + 1)]
+    return "".join(_BASE32[value >> 5] + _BASE32[value & 31] for value in values)
+
+
+# --- curves -----------------------------------------------------------------------------------------------------
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 64, 16, 12, 44
+
+
+def _lines(item: Lines) -> dict[str, Any]:
+    known = [value for column in item.series.values() for value in column if value is not None]
+    x_ticks, y_ticks = (
+        ticks(min(item.x, default=0), max(item.x, default=1)),
+        ticks(min(known, default=0), max(known, default=1)),
+    )
+
+    def across(x: float) -> float:
+        return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]), 1)
+
+    def up(y: float) -> float:
+        return round(_HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]), 1)
+
+    spec = item.format or default_format(known)
+    curves = [
+        {
+            "name": name or item.y_label or "y",
+            "points": [
+                (across(x), up(y), f"{name} {item.x_label} {x:g}: {show(y, spec)}".strip())
+                for x, y in zip(item.x, column)
+                if y is not None
+            ],
+        }
+        for name, column in item.series.items()
+    ]
+    names = tuple(str(curve["name"]) for curve in curves)
+    table = Table(
+        (item.x_label, *names), tuple(zip(item.x, *item.series.values())), "", ("g", *[item.format] * len(names))
+    )
+    return {
+        "curves": curves,
+        "x_ticks": [(across(x), f"{x:g}") for x in x_ticks],
+        "y_ticks": [(up(y), f"{y:g}") for y in y_ticks],
+        "frame": {
+            "width": _WIDTH,
+            "height": _HEIGHT,
+            "left": _LEFT,
+            "right": _WIDTH - _RIGHT,
+            "top": _TOP,
+            "bottom": _HEIGHT - _BOTTOM,
+        },
+        "table": view(table, 0),
+    }
+
+
+def ticks(low: float, high: float, about: int = 6) -> list[float]:
+    """Round numbers at equal steps that enclose low..high."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [round(number * step, 12) for number in range(first, last + 1)]

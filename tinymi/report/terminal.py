@@ -1,0 +1,453 @@
+"""Items as plain text for a terminal: at most `Screen.width` columns, with or without colour and Unicode.
+
+Everything is drawn with glyphs of known width and then, where standard output cannot encode them, spelled in
+ASCII (`Screen.spell`). Colour only repeats what signs, shades and numbers already say.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from tinymi.report.items import (
+    Attention,
+    Bars,
+    Check,
+    Exercise,
+    Finding,
+    Heatmap,
+    Item,
+    Lines,
+    Preformatted,
+    Prose,
+    Section,
+    Table,
+    default_format,
+    show,
+    show_column,
+)
+from tinymi.report.tokens import SPACE, show_text, show_token
+
+MIN_WIDTH = 60
+MAX_WIDTH = 100  # longer lines of prose are hard to read
+GAP = 2  # columns between two columns of a table
+RAMP = " ░▒▓█"
+SPARKS = "▁▂▃▄▅▆▇█"
+_ASCII = {
+    **str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”", "----=-|#@o.#~><x.''\"\""),
+    ord(SPACE): r"\s", ord("≤"): "<=", ord("≥"): ">=", ord("±"): "+-",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the terminal can show."""
+
+    width: int = 80
+    color: bool = False
+    unicode: bool = True
+
+    @classmethod
+    def of(cls, stream: TextIO) -> "Screen":
+        """The terminal behind `stream`, as COLUMNS, NO_COLOR, FORCE_COLOR and the stream's encoding describe it."""
+        columns = shutil.get_terminal_size((80, 24)).columns
+        forced = os.environ.get("FORCE_COLOR")
+        color = forced not in ("", "0") if forced is not None else stream.isatty() and not os.environ.get("NO_COLOR")
+        return cls(min(max(columns, MIN_WIDTH), MAX_WIDTH), color, _encodes(RAMP + SPARKS + SPACE, stream.encoding))
+
+    def paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+
+    def bold(self, text: str) -> str:
+        return self.paint(text, "1")
+
+    def spell(self, text: str) -> str:
+        """`text` in ASCII where the terminal has no more."""
+        if self.unicode:
+            return text
+        return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _encodes(text: str, encoding: str | None) -> bool:
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def render(item: Item, screen: Screen) -> str:
+    """`item` as lines of text, each at most `screen.width` wide, without a newline at the end."""
+    match item:
+        case Section():
+            return _section(item, screen)
+        case Prose():
+            return paragraphs(item.text, screen)
+        case Preformatted():
+            return _with_caption(item.caption, show_text(item.text).split("\n"), screen)
+        case Table():
+            return _with_caption(item.caption, _table(item, screen), screen)
+        case Bars():
+            return _with_caption(item.caption, _bars(item, screen), screen)
+        case Heatmap():
+            return _with_caption(item.caption, _heatmap(item, screen), screen)
+        case Attention():
+            return _attention(item, screen)
+        case Lines():
+            return _with_caption(item.caption, _lines(item, screen), screen)
+        case Check():
+            return _check(item, screen)
+        case Finding():
+            return _finding(item, screen)
+        case Exercise():
+            return _exercise(item, screen)
+    raise TypeError(f"the terminal has no way to show a {type(item).__name__}")
+
+
+def paragraphs(text: str, screen: Screen, first: str = "", rest: str = "") -> str:
+    """`text` wrapped to the screen, blank lines kept; `first` and `rest` begin the first and the other lines."""
+    import wcwidth
+
+    spelled = screen.spell(show_text(text))
+    blocks = [" ".join(block.split()) for block in spelled.strip().split("\n\n")]
+    wrapped = []
+    for number, block in enumerate(blocks):
+        lines = wcwidth.wrap(block, screen.width, initial_indent=rest if number else first, subsequent_indent=rest)
+        wrapped.append("\n".join(lines))
+    return "\n\n".join(wrapped)
+
+
+def _with_caption(caption: str, lines: Iterable[str], screen: Screen) -> str:
+    head = [screen.bold(line) for line in paragraphs(caption, screen).split("\n")] if caption else []
+    return "\n".join([*head, *(screen.spell(line).rstrip() for line in lines)])
+
+
+def _section(item: Section, screen: Screen) -> str:
+    title = paragraphs(item.title, screen).split("\n")
+    rule = screen.spell("─" * max(map(width, title)))
+    return "\n".join(["", *(screen.bold(line) for line in [*title, rule])])
+
+
+def _check(item: Check, screen: Screen) -> str:
+    error = "not a number" if item.error is None else f"{item.error:.1e}"
+    verdict = screen.paint("ok", "32") if item.passed else screen.paint("FAILED", "1;31")
+    text = paragraphs(f"{item.name}: error {error}, tolerance {item.tolerance:.0e}:", screen, "Check: ", "       ")
+    return f"{text} {verdict}" if width(text.split("\n")[-1]) <= screen.width - 7 else f"{text}\n       {verdict}"
+
+
+def _finding(item: Finding, screen: Screen) -> str:
+    head = "Finding: " if item.established else "Not established: "
+    text = paragraphs(item.text, screen, head, "  ").replace(
+        head, screen.paint(head, "1;32" if item.established else "1;33"), 1
+    )
+    parts = [(name, value) for name, value in (("Evidence", item.evidence), ("Control", item.control)) if value]
+    return "\n".join([text, *(paragraphs(value, screen, f"  {name}: ", "    ") for name, value in parts)])
+
+
+def _exercise(item: Exercise, screen: Screen) -> str:
+    about = ", ".join(
+        [item.difficulty] * bool(item.difficulty) + [f"{item.minutes} minutes"] * (item.minutes is not None)
+    )
+    lines = [paragraphs(item.question, screen, f"Exercise{f' ({about})' if about else ''}: ", "  ")]
+    if item.hint:
+        lines.append(paragraphs(item.hint, screen, "  Hint: ", "    "))
+    return "\n".join([*lines, paragraphs(item.answer, screen, "  To match: ", "    ")])
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table as text: `least` and `most` are the widths it can live with and would like."""
+
+    header: str
+    cells: tuple[str, ...]
+    is_text: bool
+
+    @property
+    def most(self) -> int:
+        return max(map(width, (self.header, *self.cells)))
+
+    @property
+    def least(self) -> int:
+        """Numbers are never broken; text and headers may be, but not into crumbs."""
+        word = max((width(word) for word in self.header.split()), default=0)
+        cells = max(map(width, self.cells), default=0)
+        return max(min(word, 10), min(cells, 10) if self.is_text else cells, 1)
+
+
+def _table(item: Table, screen: Screen) -> list[str]:
+    columns = [
+        Column(
+            screen.spell(show_text(header)),
+            tuple(screen.spell(cell) for cell in show_column(cells, spec)),
+            any(isinstance(cell, str) for cell in cells),
+        )
+        for header, spec, cells in zip(
+            item.headers, item.formats, zip(*item.rows) if item.rows else [()] * len(item.headers)
+        )
+    ]
+    lines: list[str] = []
+    for block in _blocks(columns, screen.width):
+        lines += ([""] if lines else []) + _grid(block, screen)
+    return lines
+
+
+def _blocks(columns: Sequence[Column], available: int) -> list[list[Column]]:
+    """The columns in blocks that fit side by side; each block after the first repeats the first column."""
+    blocks: list[list[Column]] = [[columns[0]]]
+    for column in columns[1:]:
+        if sum(c.least + GAP for c in [*blocks[-1], column]) - GAP > available and len(blocks[-1]) > 1:
+            blocks.append([columns[0]])
+        blocks[-1].append(column)
+    return blocks
+
+
+def _grid(columns: Sequence[Column], screen: Screen) -> list[str]:
+    from tabulate import tabulate
+
+    widths = _fit(columns, screen.width)
+    headers = [_wrap_cell(column.header, size) for column, size in zip(columns, widths)]
+    rules = [screen.spell("─") * size for size in widths]
+    rows = zip(*([_wrap_cell(cell, size) for cell in column.cells] for column, size in zip(columns, widths)))
+    text = tabulate(  # the header goes in as a row: tabulate would widen a real one
+        [headers, rules, *rows],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=["left" if column.is_text else "right" for column in columns],
+    )
+    return text.split("\n")
+
+
+def _fit(columns: Sequence[Column], available: int) -> list[int]:
+    """Widths that together fit: the widest column that can still shrink gives way first."""
+    widths = [column.most for column in columns]
+    while sum(widths) + GAP * (len(widths) - 1) > available:
+        slack = [(size, index) for index, size in enumerate(widths) if size > columns[index].least]
+        if not slack:
+            break
+        widths[max(slack)[1]] -= 1
+    return widths
+
+
+def _wrap_cell(text: str, size: int) -> str:
+    import wcwidth
+
+    return "\n".join(wcwidth.wrap(text, size)) if width(text) > size else text
+
+
+def width(text: str) -> int:
+    """The number of terminal columns that `text` takes."""
+    import wcwidth
+
+    return wcwidth.width(text)
+
+
+def pad(text: str, size: int) -> str:
+    """`text` in exactly `size` columns; what is too long ends in …"""
+    import wcwidth
+
+    if width(text) > size:
+        text = wcwidth.clip(text, 0, size - 1) + "…"
+    return wcwidth.ljust(text, size)
+
+
+# --- bars -----------------------------------------------------------------------------------------------------
+
+
+def _bars(item: Bars, screen: Screen) -> list[str]:
+    """A row per label; the series side by side on one scale, or in blocks below each other when there is no room."""
+    labels = [screen.spell(show(label)) for label in item.labels]
+    label_width = min(max(map(width, labels), default=0), 28)
+    values = [value for column in item.series.values() for value in column]
+    spec = item.format or default_format(values)
+    texts = {name: [show(value, spec) for value in column] for name, column in item.series.items()}
+    number_width = max((len(text) for column in texts.values() for text in column), default=1)
+    per_row = max(1, min(len(item.series), (screen.width - label_width) // (number_width + 16)))
+    room = (screen.width - label_width) // per_row - number_width - 3
+    names = list(item.series)
+    lines: list[str] = []
+    for start in range(0, len(names), per_row):
+        block = names[start : start + per_row]
+        columns = [_bar_column(item.series[name], texts[name], values, room, number_width, screen) for name in block]
+        if any(block):
+            lines.append(
+                pad("", label_width) + "".join(f"  {pad(show_text(name), room + number_width + 1)}" for name in block)
+            )
+        lines += [
+            pad(label, label_width) + "".join(f"  {cell}" for cell in row) for label, *row in zip(labels, *columns)
+        ]
+    return lines
+
+
+def _bar_column(
+    column: Sequence[float | None],
+    texts: Sequence[str],
+    scale: Sequence[float | None],
+    room: int,
+    digits: int,
+    screen: Screen,
+) -> list[str]:
+    """Each value as `number bar` in room + digits + 1 columns; negative bars grow to the left of the axis."""
+    low = min([value for value in scale if value is not None and value < 0], default=0.0)
+    high = max([value for value in scale if value is not None and value > 0], default=0.0)
+    span = (high - low) or 1.0
+    left = round((room - 1) * -low / span)
+    right = room - 1 - left
+    cells = []
+    for value, text in zip(column, texts):
+        size = abs(value or 0.0) / span * (room - 1)
+        if (value or 0.0) < 0:
+            bar = (
+                " " * (left - min(round(size), left))
+                + screen.paint("█" * min(round(size), left), "34")
+                + "│"
+                + " " * right
+            )
+        else:
+            full, half = divmod(round(2 * min(size, right)), 2)
+            bar = " " * left + "│" + screen.paint("█" * full + "▌" * half, "31") + " " * (right - full - half)
+        cells.append(f"{text:>{digits}} {bar}")
+    return cells
+
+
+# --- heatmaps and attention ---------------------------------------------------------------------------------
+
+
+def _heatmap(item: Heatmap, screen: Screen) -> list[str]:
+    """Numbers with a shade before each where they fit in a few blocks of columns; sign and shade alone otherwise."""
+    strengths = strength(item)
+    spec = item.format or default_format([value for row in item.values for value in row])
+    labels = [screen.spell(show(label)) for label in item.row_labels]
+    row_head = (
+        f"{item.row_axis} \\ {item.column_axis}"
+        if item.row_axis and item.column_axis
+        else item.row_axis or item.column_axis
+    )
+    label_width = min(max(map(width, [row_head, *labels])), 20)
+    texts = [[show(value, spec, "") for value in row] for row in item.values]
+    cell = 1 + max((len(text) for row in texts for text in row), default=1)
+    room = screen.width - label_width
+    if len(item.column_labels) * (cell + 1) > 4 * room:
+        texts = [
+            ["" if s is None else "-" if s < 0 else "+" if item.center is not None else "" for s in row]
+            for row in strengths
+        ]
+        cell = 2
+    elif item.column_labels:
+        wanted = max(width(show(label)) for label in item.column_labels)
+        cell = max(cell, min(wanted, room // len(item.column_labels) - 1, 12))
+    per_block = max(1, room // (cell + 1))
+    lines: list[str] = []
+    for start in range(0, len(item.column_labels), per_block):
+        part = slice(start, start + per_block)
+        heads = [_right(screen.spell(show(label)), cell) for label in item.column_labels[part]]
+        lines += [""] * bool(lines) + [pad(screen.spell(row_head), label_width) + "".join(f" {head}" for head in heads)]
+        for label, row, shades in zip(labels, texts, strengths):
+            cells = [_shaded(text, s, cell, screen) for text, s in zip(row[part], shades[part])]
+            lines.append(pad(label, label_width) + "".join(f" {text}" for text in cells))
+    return lines
+
+
+def _right(text: str, size: int) -> str:
+    import wcwidth
+
+    return wcwidth.rjust(text, size) if width(text) <= size else pad(text, size)
+
+
+def _shaded(text: str, strength: float | None, size: int, screen: Screen) -> str:
+    if strength is None:
+        return " " * size
+    shade = RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)]
+    body = (text + shade if text in ("+", "-") else shade + text).rjust(size)
+    if abs(strength) < 0.05:
+        return body
+    level = min(int(abs(strength) * 4), 3)
+    return screen.paint(body, f"48;5;{((195, 153, 111, 69) if strength < 0 else (224, 217, 210, 203))[level]};30")
+
+
+def strength(item: Heatmap) -> list[list[float | None]]:
+    """Each value on the scale -1 to 1 (two-sided, 0 at the center) or 0 to 1 (one-sided); None where there is none."""
+    known = [value for row in item.values for value in row if value is not None]
+    if item.center is None:
+        base, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    else:
+        base, span = item.center, max((abs(value - item.center) for value in known), default=0.0)
+    return [[None if value is None else (value - base) / (span or 1.0) for value in row] for row in item.values]
+
+
+def head_picture(item: Attention, layer: int, head: int) -> Heatmap:
+    """One head's pattern as a heatmap in percent, the future left empty."""
+    pattern = item.patterns[layer][head]
+    values = tuple(
+        tuple(100.0 * float(pattern[query, key]) if key <= query else None for key in range(len(item.tokens)))
+        for query in range(len(item.tokens))
+    )
+    rows = tuple(f"{position} {show_token(token)}" for position, token in enumerate(item.tokens))
+    return Heatmap(
+        values, rows, tuple(range(len(item.tokens))), head_name(item, layer, head), "from", "to", None, ".0f"
+    )
+
+
+def head_name(item: Attention, layer: int, head: int) -> str:
+    """How one head of `item` is called; the layer is named only where there are several or it is not 0."""
+    return f"head {head}" if list(item.patterns) == [0] else f"layer {layer}, head {head}"
+
+
+def _attention(item: Attention, screen: Screen) -> str:
+    pictures = [head_picture(item, layer, head) for layer, head in item.shown]
+    pieces = [
+        _with_caption(f"{picture.caption} (percent of each token's attention)", _heatmap(picture, screen), screen)
+        for picture in pictures
+    ]
+    others = sum(len(pattern) for pattern in item.patterns.values()) - len(pictures)
+    if others:
+        pieces.append(paragraphs(f"({others} more heads: in the page that --html writes, with a head picker.)", screen))
+    caption = [screen.bold(paragraphs(item.caption, screen))] if item.caption else []
+    return "\n".join(caption) + "\n" * bool(caption) + "\n\n".join(pieces)
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def _lines(item: Lines, screen: Screen) -> list[str]:
+    """The values as a table, under a small picture of each curve on one common scale."""
+    names = [name or item.y_label or "y" for name in item.series]
+    table = Table(
+        (item.x_label, *names),
+        tuple(zip(item.x, *item.series.values())),
+        formats=("g", *[item.format] * len(names)),
+    )
+    if not screen.unicode or not item.x:
+        return _table(table, screen)
+    known = [value for column in item.series.values() for value in column if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    name_width = min(max(map(width, names)), 24)
+    sparks = [
+        pad(name, name_width) + "  " + _spark(column, low, high, screen.width - name_width - 2)
+        for name, column in zip(names, item.series.values())
+    ]
+    return [
+        *sparks,
+        f"(each curve from {item.x_label} = {item.x[0]:g} to {item.x[-1]:g}; height from {low:.3g} to {high:.3g})",
+        "",
+        *_table(table, screen),
+    ]
+
+
+def _spark(column: Sequence[float | None], low: float, high: float, room: int) -> str:
+    step = -(-len(column) // room) or 1
+    stretch = max(1, min(3, room // max(len(column), 1)))
+    glyphs = []
+    for value in column[::step]:
+        level = 0 if value is None else min(int((value - low) / ((high - low) or 1.0) * len(SPARKS)), len(SPARKS) - 1)
+        glyphs.append((" " if value is None else SPARKS[level]) * stretch)
+    return "".join(glyphs)
+
+
+def print_item(item: Item, screen: Screen, stream: TextIO | None = None) -> None:
+    """Print `item` to standard output (or `stream`), followed by an empty line."""
+    print(render(item, screen), file=stream or sys.stdout, end="\n\n", flush=True)
