@@ -76,9 +76,8 @@ purposes = {
     "W_in": "gives what each neuron lets through (up_proj)",
     "W_out": "is what each neuron writes to the residual stream (down_proj)",
 }
-share = {
-    name: size / sum(block_size(weights.blocks[0]).values()) for name, size in block_size(weights.blocks[0]).items()
-}
+sizes = block_size(weights.blocks[0])
+share = {name: size / sum(sizes.values()) for name, size in sizes.items()}
 lesson.table(
     ["matrix", "stored shape", "share of block", "what it is for"],
     [
