@@ -45,6 +45,7 @@ learn, Hook points used, Needs, Time, Paper) become a list there.
   one line and exit status 2.
 '''
 
+import ast
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -77,6 +78,8 @@ class Lesson:
     """
 
     def __init__(self, docstring: str | None) -> None:
+        if _in_notebook():
+            docstring = _notebook_docstring()
         self.title, self.intro = _read_docstring(docstring or "")
         self.json: dict[str, Any] = {}
         self._items: list[items.Item] = []
@@ -117,7 +120,8 @@ class Lesson:
                 data.require_writable(path, option)
         if self._options.json is not None and self._options.json == self._options.html:
             raise InputError(f"--json and --html both name {self._options.json}; give each a file of its own")
-        self._put(items.Section(self.title), keep=False)
+        if self.title:
+            self._put(items.Section(self.title), keep=False)
         return self._options
 
     def load_model(self) -> "Model":
@@ -174,19 +178,21 @@ class Lesson:
         column_axis: str = "",
         center: float | None = 0.0,
         format: str = "",
+        texts: Sequence[Sequence[Any]] | None = None,
     ) -> None:
         """A grid of numbers [rows, columns]; labels default to 0, 1, 2 ...
 
         Colours are two-sided around `center`; with `center=None` they run from the smallest to the largest value.
+        With `texts` [rows, columns] the cells say these (Tokens, say) and the numbers only colour them.
         """
-        texts = {
+        about = {
             "caption": caption,
             "row_axis": row_axis,
             "column_axis": column_axis,
             "center": center,
             "format": format,
         }
-        self._put(items.make_heatmap(values, row_labels, column_labels, **texts))
+        self._put(items.make_heatmap(values, row_labels, column_labels, texts, **about))
 
     def attention(
         self, str_tokens: Sequence[str], patterns: Any, caption: str = "", heads: Iterable[Any] | None = None
@@ -229,6 +235,7 @@ class Lesson:
         """Write the files, sum up the checks; exit status 1 (in a notebook: `CheckError`) when one failed."""
         checks = [item for item in self._items if isinstance(item, items.Check)]
         failed = [check.name for check in checks if not check.passed]
+        print(flush=True)
         self._write_files()
         print(f"{len(checks) - len(failed)} of {len(checks)} checks passed.", flush=True)
         if not failed:
@@ -242,13 +249,19 @@ class Lesson:
     # --- inner workings ------------------------------------------------------------------------------------
 
     def _put(self, item: items.Item, keep: bool = True) -> None:
-        if keep:
-            self._items.append(item)
         text = terminal.render(item, self._screen)
         if _in_notebook():
             _shell().display_pub.publish({"text/html": item._repr_html_(), "text/plain": text})
         else:
-            print(text, end="\n" if isinstance(item, items.Check) else "\n\n", flush=True)
+            self._print(text, isinstance(item, items.Check))
+
+        if keep:
+            self._items.append(item)
+
+    def _print(self, text: str, is_check: bool) -> None:
+        """Items stand apart by an empty line; checks stand together."""
+        after_check = bool(self._items) and isinstance(self._items[-1], items.Check)
+        print("" if after_check and is_check else "\n", text, sep="", flush=True)
 
     def _document(self) -> items.Document:
         from tinymi import __version__
@@ -293,7 +306,7 @@ class _Parser(ArgumentParser):
 def _read_docstring(docstring: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The title (first line) and the paragraphs as (name, text); 'Name: text' is split, any other name is ''."""
     blocks = [block for block in docstring.strip().split("\n\n") if block.strip()]
-    title, *rest = (blocks[0] if blocks else "Untitled lesson").split("\n", 1)
+    title, *rest = (blocks[0] if blocks else "").split("\n", 1)
     paragraphs: list[tuple[str, str]] = []
     for block in [*rest, *blocks[1:]]:
         for line in block.split("\n"):
@@ -316,6 +329,22 @@ def _shell() -> Any:
 def _in_notebook() -> bool:
     shell = _shell()
     return shell is not None and "IPKernelApp" in shell.config
+
+
+def _notebook_docstring() -> str:
+    """The docstring of a lesson that runs as a notebook: the text at the top of the first cell that has one.
+
+    There `__doc__` is IPython's own. A lesson whose docstring became a Markdown cell has none to find, and shows
+    its title there.
+    """
+    for cell in _shell().user_ns.get("In", []):
+        try:
+            docstring = ast.get_docstring(ast.parse(cell))
+        except SyntaxError:  # a cell with a %magic
+            continue
+        if docstring:
+            return docstring
+    return ""
 
 
 def _shows_progress() -> bool:

@@ -79,7 +79,10 @@ class Bars(Item):
 
 @dataclass(frozen=True, slots=True)
 class Heatmap(Item):
-    """A grid of values; `center` is the value without colour of a two-sided scale, None for a one-sided one."""
+    """A grid of values; `center` is the value without colour of a two-sided scale, None for a one-sided one.
+
+    Each cell says its value, or where there are `texts`, the text that stands in its place.
+    """
 
     kind: ClassVar[str] = "heatmap"
     values: tuple[tuple[float | None, ...], ...]
@@ -90,6 +93,7 @@ class Heatmap(Item):
     column_axis: str = ""
     center: float | None = 0.0
     format: str = ""
+    texts: tuple[tuple[Cell, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +195,7 @@ def make_series(values: Any, length: int, what: str) -> dict[str, tuple[float | 
 
 
 def make_heatmap(
-    values: Any, row_labels: Sequence[Any] | None, column_labels: Sequence[Any] | None, **texts: Any
+    values: Any, row_labels: Sequence[Any] | None, column_labels: Sequence[Any] | None, texts: Any, **about: Any
 ) -> Heatmap:
     grid = np.asarray(values, dtype=float)
     if grid.ndim != 2:
@@ -200,7 +204,10 @@ def make_heatmap(
     columns = tuple(plain(label) for label in (range(grid.shape[1]) if column_labels is None else column_labels))
     if grid.shape != (len(rows), len(columns)):
         raise ValueError(f"a heatmap of shape {grid.shape} has {len(rows)} row and {len(columns)} column labels")
-    return Heatmap(tuple(numbers(row) for row in grid), rows, columns, **texts)
+    words = None if texts is None else tuple(tuple(plain(cell) for cell in row) for row in texts)
+    if words is not None and [len(row) for row in words] != [grid.shape[1]] * grid.shape[0]:
+        raise ValueError(f"a heatmap of shape {grid.shape} needs a text for every cell; it got {len(words)} rows")
+    return Heatmap(tuple(numbers(row) for row in grid), rows, columns, texts=words, **about)
 
 
 def make_attention(str_tokens: Sequence[str], patterns: Any, caption: str, shown: Iterable[Any] | None) -> Attention:
@@ -239,6 +246,13 @@ def busiest_head(patterns: Mapping[int, Any]) -> tuple[int, int]:
     return best
 
 
+def lines_table(item: Lines) -> Table:
+    """The values of the curves, a row per x, all with the same digits."""
+    names = tuple(name or item.y_label or "y" for name in item.series)
+    spec = item.format or default_format(value for column in item.series.values() for value in column)
+    return Table((item.x_label, *names), tuple(zip(item.x, *item.series.values())), "", ("g", *[spec] * len(names)))
+
+
 def plain(value: Any) -> Cell:
     """`value` as an ordinary str, int, float or None; a Token stays one, NumPy's own types do not."""
     if isinstance(value, np.generic):
@@ -267,6 +281,14 @@ def default_format(values: Iterable[Any]) -> str:
     return f".{min(4 if largest < 0.1 else 3, max(0, 3 - math.floor(math.log10(largest))))}f"
 
 
+def fewer_digits(spec: str) -> str | None:
+    """A fixed-point `spec` with one decimal less, None where there is none to give."""
+    match spec[:-1].rpartition("."), spec[-1:]:
+        case (before, ".", digits), "f" if digits.isdigit() and int(digits) > 1:
+            return f"{before}.{int(digits) - 1}f"
+    return None
+
+
 def show(cell: Cell, spec: str = "", nothing: str = "–") -> str:
     """A cell as text: a Token made visible, a number by `spec`, None as a dash."""
     if cell is None:
@@ -276,6 +298,11 @@ def show(cell: Cell, spec: str = "", nothing: str = "–") -> str:
     if isinstance(cell, str):
         return show_text(cell).replace("\n", r"\n")
     return format(cell, spec or ("d" if isinstance(cell, int) else default_format([cell])))
+
+
+def is_text(cells: Iterable[Cell]) -> bool:
+    """Whether a column is one of text (written from the left) or of numbers."""
+    return any(isinstance(cell, str) for cell in cells)
 
 
 def show_column(cells: Sequence[Cell], spec: str = "") -> list[str]:

@@ -67,6 +67,13 @@ for (const box of document.querySelectorAll(".tinymi .attention:not([data-ready]
   }
 
   for (const part of box.querySelectorAll(".controls, .strip, .hint, .told")) part.hidden = false;
+  for (const button of box.querySelectorAll(".pick")) {
+    button.addEventListener("click", () => {
+      slider.value = button.dataset.layer;
+      picker.value = button.dataset.head;
+      draw();
+    });
+  }
   slider.addEventListener("input", draw);
   picker.addEventListener("change", draw);
   draw();

@@ -32,6 +32,8 @@ from tinymi.report.items import (
     Section,
     Table,
     default_format,
+    is_text,
+    lines_table,
     show,
     show_column,
 )
@@ -181,8 +183,13 @@ def _cell(cell: Cell, text: str) -> TableCell:
 
 
 def _table_rows(item: Table) -> list[list[TableCell]]:
-    columns = [show_column(column, spec) for column, spec in zip(zip(*item.rows), item.formats)]
-    return [[_cell(cell, text) for cell, text in zip(row, texts)] for row, texts in zip(item.rows, zip(*columns))]
+    columns = [
+        [TableCell(cell if isinstance(cell, Token) else text, not is_text(column)) for cell, text in zip(column, texts)]
+        for column, texts in (
+            (column, show_column(column, spec)) for column, spec in zip(zip(*item.rows), item.formats)
+        )
+    ]
+    return [list(row) for row in zip(*columns)]
 
 
 def _bars(item: Bars) -> dict[str, Any]:
@@ -190,6 +197,7 @@ def _bars(item: Bars) -> dict[str, Any]:
     low, high = min([0.0, *values]), max([0.0, *values])
     span = (high - low) or 1.0
     spec = item.format or default_format(values)
+    digits = max((len(show(value, spec)) for value in values), default=1)
     rows = []
     for label, *row in zip(item.labels, *item.series.values()):
         cells = [
@@ -202,7 +210,7 @@ def _bars(item: Bars) -> dict[str, Any]:
             for value in row
         ]
         rows.append((_cell(label, show(label)), cells))
-    return {"rows": rows, "axis": 100 * -low / span, "names": list(item.series)}
+    return {"rows": rows, "axis": 100 * -low / span, "names": list(item.series), "digits": digits}
 
 
 def _corner(item: Heatmap) -> str:
@@ -212,12 +220,12 @@ def _corner(item: Heatmap) -> str:
 def _heat_rows(item: Heatmap) -> list[tuple[TableCell, list[TableCell]]]:
     spec = item.format or default_format([value for row in item.values for value in row])
     rows = []
-    for label, row, strengths in zip(item.row_labels, item.values, strength(item)):
+    all_words = item.texts or [None] * len(item.values)
+    for label, row, strengths, words in zip(item.row_labels, item.values, strength(item), all_words):
+        texts = words or [show(value, spec, "") for value in row]
         cells = [
-            TableCell(
-                show(value, spec, ""), True, _level(s, item.center is not None), _place(item, label, column, value)
-            )
-            for value, s, column in zip(row, strengths, item.column_labels)
+            TableCell(text, words is None, _level(s, item.center is not None), _place(item, label, column, value))
+            for text, value, s, column in zip(texts, row, strengths, item.column_labels)
         ]
         rows.append((_cell(label, show(label)), cells))
     return rows
@@ -256,6 +264,9 @@ def _attention(item: Attention) -> dict[str, Any]:
         "payload": payload,
         "start": (layers.index(layer), head),
         "n_heads": len(pattern),
+        "shown": [
+            (layers.index(one), other, head_name(item, one, other)) for one, other in item.shown if one in layers
+        ],
         "layers": layers,
         "left_out": len(item.patterns) - len(layers),
         "shown_name": head_name(item, layer, head),
@@ -268,7 +279,7 @@ def _layers_that_fit(item: Attention) -> list[int]:
     n_pos, n_heads = len(item.tokens), max(len(pattern) for pattern in item.patterns.values())
     most = max(1, ATTENTION_BYTES // max(1, n_heads * n_pos * (n_pos + 1)))
     step = math.ceil(len(layers) / most)
-    wanted = {layer for layer, _ in item.shown[:1]}
+    wanted = {layer for layer, _ in item.shown}
     return [layer for number, layer in enumerate(layers) if number % step == 0 or layer in wanted]
 
 
@@ -309,10 +320,6 @@ def _lines(item: Lines) -> dict[str, Any]:
         }
         for name, column in item.series.items()
     ]
-    names = tuple(str(curve["name"]) for curve in curves)
-    table = Table(
-        (item.x_label, *names), tuple(zip(item.x, *item.series.values())), "", ("g", *[item.format] * len(names))
-    )
     return {
         "curves": curves,
         "x_ticks": [(across(x), f"{x:g}") for x in x_ticks],
@@ -325,7 +332,7 @@ def _lines(item: Lines) -> dict[str, Any]:
             "top": _TOP,
             "bottom": _HEIGHT - _BOTTOM,
         },
-        "table": view(table, 0),
+        "table": view(lines_table(item), 0),
     }
 
 

@@ -25,6 +25,9 @@ from tinymi.report.items import (
     Section,
     Table,
     default_format,
+    fewer_digits,
+    is_text,
+    lines_table,
     show,
     show_column,
 )
@@ -35,9 +38,10 @@ MAX_WIDTH = 100  # longer lines of prose are hard to read
 GAP = 2  # columns between two columns of a table
 RAMP = " ░▒▓█"
 SPARKS = "▁▂▃▄▅▆▇█"
-_ASCII = {
-    **str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”", "----=-|#@o.#~><x.''\"\""),
-    ord(SPACE): r"\s", ord("≤"): "<=", ord("≥"): ">=", ord("±"): "+-",
+_ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@o.#~><x.''\"\"~") | {  # one column each
+    ord(SPACE): r"\s",
+    ord("≤"): "<=",
+    ord("≥"): ">=",
 }
 
 
@@ -127,7 +131,7 @@ def _with_caption(caption: str, lines: Iterable[str], screen: Screen) -> str:
 def _section(item: Section, screen: Screen) -> str:
     title = paragraphs(item.title, screen).split("\n")
     rule = screen.spell("─" * max(map(width, title)))
-    return "\n".join(["", *(screen.bold(line) for line in [*title, rule])])
+    return "\n".join(screen.bold(line) for line in [*title, rule])
 
 
 def _check(item: Check, screen: Screen) -> str:
@@ -184,7 +188,7 @@ def _table(item: Table, screen: Screen) -> list[str]:
         Column(
             screen.spell(show_text(header)),
             tuple(screen.spell(cell) for cell in show_column(cells, spec)),
-            any(isinstance(cell, str) for cell in cells),
+            is_text(cells),
         )
         for header, spec, cells in zip(
             item.headers, item.formats, zip(*item.rows) if item.rows else [()] * len(item.headers)
@@ -318,38 +322,52 @@ def _bar_column(
 
 
 def _heatmap(item: Heatmap, screen: Screen) -> list[str]:
-    """Numbers with a shade before each where they fit in a few blocks of columns; sign and shade alone otherwise."""
+    """Numbers (or texts) with a shade before each, in blocks of columns that fit; see `_heat_texts`."""
     strengths = strength(item)
-    spec = item.format or default_format([value for row in item.values for value in row])
     labels = [screen.spell(show(label)) for label in item.row_labels]
-    row_head = (
-        f"{item.row_axis} \\ {item.column_axis}"
-        if item.row_axis and item.column_axis
-        else item.row_axis or item.column_axis
-    )
-    label_width = min(max(map(width, [row_head, *labels])), 20)
-    texts = [[show(value, spec, "") for value in row] for row in item.values]
-    cell = 1 + max((len(text) for row in texts for text in row), default=1)
+    heads = [screen.spell(show(label)) for label in item.column_labels]
+    corner = screen.spell(" \\ ".join(show_text(name) for name in (item.row_axis, item.column_axis) if name))
+    label_width = min(max(map(width, [corner, *labels])), 20)
     room = screen.width - label_width
-    if len(item.column_labels) * (cell + 1) > 4 * room:
-        texts = [
-            ["" if s is None else "-" if s < 0 else "+" if item.center is not None else "" for s in row]
-            for row in strengths
-        ]
-        cell = 2
-    elif item.column_labels:
-        wanted = max(width(show(label)) for label in item.column_labels)
-        cell = max(cell, min(wanted, room // len(item.column_labels) - 1, 12))
+    texts = [[screen.spell(text) for text in row] for row in _heat_texts(item, strengths, room)]
+    cell = 1 + max(map(width, (text for row in texts for text in row)), default=1)
+    cell = max(min(cell, 14), min(max(map(width, heads), default=1), room // max(len(heads), 1) - 1, 12))
     per_block = max(1, room // (cell + 1))
     lines: list[str] = []
-    for start in range(0, len(item.column_labels), per_block):
+    for start in range(0, len(heads), per_block):
         part = slice(start, start + per_block)
-        heads = [_right(screen.spell(show(label)), cell) for label in item.column_labels[part]]
-        lines += [""] * bool(lines) + [pad(screen.spell(row_head), label_width) + "".join(f" {head}" for head in heads)]
+        lines += [""] if lines else []
+        lines.append(pad(corner, label_width) + "".join(f" {_right(head, cell)}" for head in heads[part]))
         for label, row, shades in zip(labels, texts, strengths):
-            cells = [_shaded(text, s, cell, screen) for text, s in zip(row[part], shades[part])]
+            cells = [_shaded(text, shade, cell, screen) for text, shade in zip(row[part], shades[part])]
             lines.append(pad(label, label_width) + "".join(f" {text}" for text in cells))
     return lines
+
+
+def _heat_texts(item: Heatmap, strengths: Sequence[Sequence[float | None]], room: int) -> list[list[str]]:
+    """What the cells say: their texts; or numbers, with fewer digits where that spares a second block of columns;
+    or, where four blocks would not do, the sign alone."""
+    if item.texts is not None:
+        return [[show(text) for text in row] for row in item.texts]
+    known = [value for row in item.values for value in row if value is not None]
+    spec: str | None = item.format or default_format(known)
+    first = spec
+    while spec is not None:
+        texts = [[show(value, spec, "") for value in row] for row in item.values]
+        if _columns_take(texts) <= room or item.format:
+            break
+        spec = fewer_digits(spec)
+    else:
+        texts = [[show(value, first or "", "") for value in row] for row in item.values]
+    if _columns_take(texts) <= 4 * room:
+        return texts
+    signs = {True: "-", False: "+" if item.center is not None else ""}
+    return [["" if s is None else signs[s < 0] for s in row] for row in strengths]
+
+
+def _columns_take(texts: Sequence[Sequence[str]]) -> int:
+    """The width of all columns: each cell with its shade and a space before it."""
+    return max(map(len, texts), default=0) * (2 + max((len(text) for row in texts for text in row), default=0))
 
 
 def _right(text: str, size: int) -> str:
@@ -360,9 +378,9 @@ def _right(text: str, size: int) -> str:
 
 def _shaded(text: str, strength: float | None, size: int, screen: Screen) -> str:
     if strength is None:
-        return " " * size
-    shade = RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)]
-    body = (text + shade if text in ("+", "-") else shade + text).rjust(size)
+        return _right(text, size)
+    shade = screen.spell(RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)])
+    body = _right(text + shade if text in ("+", "-") else shade + text, size)
     if abs(strength) < 0.05:
         return body
     level = min(int(abs(strength) * 4), 3)
@@ -415,12 +433,8 @@ def _attention(item: Attention, screen: Screen) -> str:
 
 def _lines(item: Lines, screen: Screen) -> list[str]:
     """The values as a table, under a small picture of each curve on one common scale."""
-    names = [name or item.y_label or "y" for name in item.series]
-    table = Table(
-        (item.x_label, *names),
-        tuple(zip(item.x, *item.series.values())),
-        formats=("g", *[item.format] * len(names)),
-    )
+    table = lines_table(item)
+    names = table.headers[1:]
     if not screen.unicode or not item.x:
         return _table(table, screen)
     known = [value for column in item.series.values() for value in column if value is not None]
