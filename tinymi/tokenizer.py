@@ -73,7 +73,11 @@ class Tokenizer:
         return np.array(rows, dtype=np.int64)
 
     def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:
-        """The text of each token of a prompt, or of each of the ids [pos]. Bytes that are no UTF-8 show as \\ufffd."""
+        """The text of each token of a prompt, or of each of the ids [pos].
+
+        Bytes that are no UTF-8 show as \\ufffd. An embedding may have more rows than the tokenizer has tokens: such
+        an id, which no text gives but a model may well predict, shows as <id 151700>.
+        """
         ids = self._encode(text, add_special_tokens) if isinstance(text, str) else self._ids(text)
         return [self._piece(token) for token in ids]
 
@@ -92,7 +96,11 @@ class Tokenizer:
 
     def to_string(self, tokens: npt.ArrayLike) -> str:
         """The text of token ids [pos], special tokens included."""
-        return str(self._backend.decode(self._ids(tokens), skip_special_tokens=False))
+        ids = self._ids(tokens)
+        for token in ids:
+            if not self._has(token):
+                raise InputError(f"tokens: the tokenizer has no id {token}; valid are 0 to {self._size - 1}")
+        return str(self._backend.decode(ids, skip_special_tokens=False))
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if not isinstance(text, str):
@@ -107,9 +115,6 @@ class Tokenizer:
         ids = np.asarray(tokens)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(f"tokens: {ids.dtype} of shape {list(ids.shape)}, but one prompt's ids are integers [pos]")
-        for token in ids:
-            if self._backend.id_to_token(int(token)) is None:
-                raise InputError(f"tokens: the tokenizer has no id {token}; valid are 0 to {self._size - 1}")
         return [int(token) for token in ids]
 
     @cached_property
@@ -122,7 +127,12 @@ class Tokenizer:
         token = self._encode("a", add_special_tokens=False)[-1]
         return token, self._backend.decode([token], skip_special_tokens=False)
 
+    def _has(self, token: int) -> bool:
+        return token >= 0 and self._backend.id_to_token(token) is not None
+
     def _piece(self, token: int) -> str:
+        if not self._has(token):
+            return f"<id {token}>"
         anchor, text = self._anchor
         return str(self._backend.decode([anchor, token], skip_special_tokens=False)).removeprefix(text)
 
