@@ -6,6 +6,7 @@ import pytest
 
 import tinymi
 from tests.checkpoints import save_tiny
+from tests.variants import save_variant
 from tinymi.sources import folder_for
 
 
@@ -24,3 +25,14 @@ def default_model(default_model_folder: Path) -> tinymi.Model:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaMA of two layers with random weights and a byte-level tokenizer: every text works, none makes sense."""
     return save_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def free_head_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA of three layers, with grouped heads that are wider than d_model / n_heads."""
+    return save_variant(tmp_path_factory.mktemp("free_head"), "llama-free-head")
+
+
+@pytest.fixture(scope="session")
+def tiny(free_head_folder: Path) -> tinymi.Model:
+    return tinymi.load(free_head_folder)
