@@ -15,7 +15,7 @@ from tinymi.errors import SourceError
 
 __all__ = ["folder_for"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _VALID = "a local folder, a .gguf file, or a hub id of the form owner/name"
 
 
@@ -26,28 +26,45 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
     id `owner/name`. `revision` is a branch, tag or commit of a hub id, and of nothing else.
     Raises SourceError when the source is none of these, or cannot be fetched, read or converted.
     """
-    text = "" if source is None else os.fspath(source)
-    path = Path(text).expanduser()
-    is_hub_id = source is not None and not path.exists() and _HUB_ID.fullmatch(text) is not None
-    is_hub_id = is_hub_id and path.suffix.lower() != ".gguf"
-    if revision is not None and not is_hub_id:
+    path = None if source is None else _path(source)
+    exists = path is not None and path.exists()
+    if path is not None and not exists and _looks_like_hub_id(str(source)):
+        from tinymi.sources import hub
+
+        return hub.folder(str(source), revision=revision)
+    if revision is not None:
         raise SourceError(
-            f"revision={revision!r} needs a hub id owner/name, but the source is {source!r}: leave revision out"
+            f"revision={revision!r} needs a hub id of the form owner/name, and the source is "
+            f"{'the default model' if source is None else repr(str(source))}: leave revision out"
         )
-    if source is None:
+    if path is None:
         from tinymi.sources import default_model
 
         return default_model.folder()
-    if is_hub_id:
-        from tinymi.sources import hub
-
-        return hub.folder(text, revision=revision)
-    return _local(text, path)
+    if not exists:
+        raise SourceError(f"{str(source)!r} does not exist here and is not a hub id: give {_VALID}")
+    return _local(path)
 
 
-def _local(text: str, path: Path) -> Path:
-    if "\0" in text or not text.strip():
-        raise SourceError(f"the model source {text!r} is not a name: give {_VALID}")
+def _path(source: str | os.PathLike[str]) -> Path:
+    try:
+        text = os.fspath(source)
+        if not isinstance(text, str) or not text.strip():
+            raise SourceError(f"the model source {source!r} is not a name: give {_VALID}")
+        path = Path(text).expanduser()
+        path.exists()  # raises for a name that the file system cannot hold or may not look up
+        return path
+    except (TypeError, RuntimeError):  # neither text nor a path; or a ~user that does not exist
+        raise SourceError(f"the model source {source!r} is not a path: give {_VALID}") from None
+    except OSError as error:
+        raise SourceError(f"the model source {str(source)[:200]!r} cannot be read: {error.strerror}") from error
+
+
+def _looks_like_hub_id(text: str) -> bool:
+    return _HUB_ID.fullmatch(text) is not None and not text.lower().endswith(".gguf")
+
+
+def _local(path: Path) -> Path:
     if path.is_dir():
         from tinymi.sources import local
 
@@ -56,6 +73,9 @@ def _local(text: str, path: Path) -> Path:
         from tinymi.sources import gguf
 
         return gguf.folder(path)
-    if path.exists():
-        raise SourceError(f"{text} is a file, but not a .gguf file: give {_VALID}")
-    raise SourceError(f"{text!r} does not exist here and is not a hub id: give {_VALID}")
+    if path.suffix.lower() in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
+        raise SourceError(
+            f"{path} is a pickle: pickles are never opened, because opening one can run any code its author put in; "
+            "get the model.safetensors of this model, or convert it"
+        )
+    raise SourceError(f"{path} is neither a folder nor a .gguf file: give {_VALID}")

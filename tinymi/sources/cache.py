@@ -64,7 +64,7 @@ def build(name: str, recipe: str, needed_bytes: int, make: Callable[[Path], None
     with _explained(target.parent), _locked(target):
         if not finished(target, recipe):
             _sweep(target)
-            _check_space(target.parent, needed_bytes)
+            check_space(target.parent, needed_bytes, "TINYMI_HOME")
             _build(target, recipe, make)
     return target
 
@@ -112,12 +112,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _check_space(folder: Path, needed_bytes: int) -> None:
-    free = shutil.disk_usage(folder).free
+def check_space(folder: Path, needed_bytes: int, setting: str) -> None:
+    """SourceError, naming the environment variable that moves the cache, unless `needed_bytes` are free."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
     if free < needed_bytes:
         raise SourceError(
             f"the cache folder {folder} has {free / 1e6:,.0f} MB free and {needed_bytes / 1e6:,.0f} MB are needed: "
-            "free some space, or set TINYMI_HOME to a folder on a larger disk"
+            f"free some space, or set {setting} to a folder on a larger disk"
         )
 
 

@@ -96,7 +96,9 @@ def _refuse_unknown_keys(file: GGUFFile, arch: str) -> None:
         if own == key or own in _READ:
             continue
         if own not in _NEUTRAL:
-            raise file.refuse(f"{key} is set to {str(value)[:40]}, and its effect is not implemented: use another model")
+            raise file.refuse(
+                f"{key} is set to {str(value)[:40]}, and its effect is not implemented: use another model"
+            )
         if value not in _NEUTRAL[own]:
             valid = " or ".join(map(str, _NEUTRAL[own]))
             raise file.refuse(f"{key} is {str(value)[:40]}, and only {valid} is implemented: use another model")
@@ -152,7 +154,9 @@ def _rope_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | No
     if tensor is None:
         return None
     if tensor.shape != (config["head_dim"] // 2,) or tensor.kind.name != "F32":
-        raise file.refuse(f"rope_freqs.weight is {tensor.kind.name} {list(tensor.shape)}, expected one F32 per frequency")
+        raise file.refuse(
+            f"rope_freqs.weight is {tensor.kind.name} {list(tensor.shape)}, expected one F32 per frequency"
+        )
     found = dequantize(tensor.data, tensor.kind).ravel().astype(np.float64)
     if np.all(found == 1.0):
         return None

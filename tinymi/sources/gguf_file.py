@@ -57,11 +57,11 @@ def read(path: Path) -> GGUFFile:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
         return _parse(path, data)
-    except _Broken as error:
+    except _BrokenError as error:
         raise SourceError(f"{path}: {error}") from error
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """The bytes are not a GGUF file; the reader adds whose bytes they are."""
 
 
@@ -70,13 +70,13 @@ class _Cursor:
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         self.data = data
-        self.buffer = memoryview(data)
+        self.buffer = data.data
         self.at = 0
 
     def take(self, count: int) -> memoryview:
         end = self.at + count
         if end > len(self.buffer):
-            raise _Broken(
+            raise _BrokenError(
                 f"the GGUF file is truncated: {count:,} bytes are stated at offset {self.at:,} and the file has "
                 f"{len(self.buffer):,}; fetch it again"
             )
@@ -92,24 +92,26 @@ class _Cursor:
         try:
             return str(self.take(self.scalar("Q")), "utf-8")
         except UnicodeDecodeError as error:
-            raise _Broken(f"the string at offset {at:,} of the GGUF file is not UTF-8: the file is damaged") from error
+            raise _BrokenError(
+                f"the string at offset {at:,} of the GGUF file is not UTF-8: the file is damaged"
+            ) from error
 
 
 def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
     cursor = _Cursor(data)
     if bytes(data[:4]) != b"GGUF":
-        raise _Broken(f"not a GGUF file: it begins with {bytes(data[:4])!r}, not b'GGUF'")
+        raise _BrokenError(f"not a GGUF file: it begins with {bytes(data[:4])!r}, not b'GGUF'")
     cursor.at = 4
     version = cursor.scalar("I")
     if version not in (2, 3):
         big = " (written for a big-endian machine)" if version & 0xFFFF == 0 and version else ""
-        raise _Broken(f"GGUF version {version}{big} is not supported: 2 or 3, little-endian, would be")
+        raise _BrokenError(f"GGUF version {version}{big} is not supported: 2 or 3, little-endian, would be")
     n_tensors, n_fields = cursor.scalar("Q"), cursor.scalar("Q")
     metadata = _collect("metadata key", n_fields, lambda: (cursor.string(), _value(cursor, cursor.scalar("I"))))
     infos = _collect("tensor", n_tensors, lambda: _tensor_info(cursor))
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-        raise _Broken(f"general.alignment is {alignment!r}: a power of two would be valid")
+        raise _BrokenError(f"general.alignment is {alignment!r}: a power of two would be valid")
     start = -(-cursor.at // alignment) * alignment
     return GGUFFile(path, metadata, {name: _tensor(cursor, start, name, info) for name, info in infos.items()})
 
@@ -119,7 +121,7 @@ def _collect(what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> 
     for _ in range(count):  # each costs bytes of the file, so a huge count ends at its end
         name, value = read_one()
         if name in found:
-            raise _Broken(f"the {what} {name!r} occurs twice in the GGUF file: the file is damaged")
+            raise _BrokenError(f"the {what} {name!r} occurs twice in the GGUF file: the file is damaged")
         found[name] = value
     return found
 
@@ -141,7 +143,9 @@ def _array(cursor: _Cursor, kind: int, count: int) -> list[str] | NDArray[Any]:
 
 def _scalar_code(kind: int) -> str:
     if kind not in _SCALARS:
-        raise _Broken(f"the GGUF file has a metadata value of type {kind}, which is not supported: 0 to 12 would be")
+        raise _BrokenError(
+            f"the GGUF file has a metadata value of type {kind}, which is not supported: 0 to 12 would be"
+        )
     return _SCALARS[kind]
 
 
@@ -149,7 +153,7 @@ def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[tuple[int, ...], int, int]
     name = cursor.string()
     n_dims = cursor.scalar("I")
     if not 1 <= n_dims <= 4:
-        raise _Broken(f"tensor {name!r} of the GGUF file has {n_dims} dimensions: 1 to 4 would be valid")
+        raise _BrokenError(f"tensor {name!r} of the GGUF file has {n_dims} dimensions: 1 to 4 would be valid")
     shape = tuple(reversed(struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims))))
     return name, (shape, cursor.scalar("I"), cursor.scalar("Q"))
 
@@ -159,10 +163,10 @@ def _tensor(cursor: _Cursor, start: int, name: str, info: tuple[tuple[int, ...],
     try:
         kind = GGMLQuantizationType(code)
     except ValueError:
-        raise _Broken(f"tensor {name!r} has type {code}, which the installed gguf package does not know") from None
+        raise _BrokenError(f"tensor {name!r} has type {code}, which the installed gguf package does not know") from None
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if shape[-1] % block:
-        raise _Broken(f"tensor {name!r} has rows of {shape[-1]}: {kind.name} needs a multiple of {block}")
+        raise _BrokenError(f"tensor {name!r} has rows of {shape[-1]}: {kind.name} needs a multiple of {block}")
     n_rows, row_bytes = math.prod(shape[:-1]), shape[-1] // block * block_bytes
     cursor.at = start + offset
     data = cursor.data[cursor.at : cursor.at + len(cursor.take(n_rows * row_bytes))]

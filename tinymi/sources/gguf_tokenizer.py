@@ -17,11 +17,30 @@ from tinymi.sources.gguf_config import token_id
 from tinymi.sources.gguf_file import GGUFFile
 
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
-_QWEN2 = _CONTRACTION + _WORD + r"|\p{N}" + _REST  # digits one by one
-_LLAMA3 = _CONTRACTION + _WORD + r"|\p{N}{1,3}" + _REST  # digits in threes
+
+# The rules by which text is split before merging, by the names llama.cpp gave them. SmolLM and GPT-2 use the
+# regex of GPT-2, which ByteLevel has built in; the others differ in how many digits stay together.
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # these also take a word that is a token whole, without merging
+_QWEN2 = ("qwen2", "deepseek-r1-qwen")  # these also bring text to Unicode's composed form first
+
+
+def _regex(digits: str) -> list[Any]:
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + digits
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), bytes_only]
+
+
+_GPT2_REGEX = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+_SPLITS: dict[object, list[Any]] = {
+    "gpt-2": [_GPT2_REGEX],
+    "smollm": [pre_tokenizers.Digits(individual_digits=True), _GPT2_REGEX],
+    **dict.fromkeys(_QWEN2, _regex(r"\p{N}")),
+    **dict.fromkeys(_LLAMA3, _regex(r"\p{N}{1,3}")),
+}
 
 
 def tokenizer_of(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
@@ -61,38 +80,18 @@ def _numbers(file: GGUFFile, key: str, count: int) -> list[float]:
 
 
 def _byte_level(file: GGUFFile) -> Tokenizer:
-    split = file.metadata.get("tokenizer.ggml.pre")
-    rules = {
-        "gpt-2": ([], None),
-        "smollm": ([pre_tokenizers.Digits(individual_digits=True)], None),
-        "qwen2": (_split(_QWEN2), normalizers.NFC()),
-        "deepseek-r1-qwen": (_split(_QWEN2), normalizers.NFC()),
-        "llama-bpe": (_split(_LLAMA3), None),
-        "llama3": (_split(_LLAMA3), None),
-        "llama-v3": (_split(_LLAMA3), None),
-    }
-    if split not in rules:
+    rule = file.metadata.get("tokenizer.ggml.pre")
+    if rule not in _SPLITS:
         raise file.refuse(
-            f"tokenizer.ggml.pre is {split!r}, a rule for splitting text that is not known: valid are {', '.join(rules)}"
+            f"tokenizer.ggml.pre is {rule!r}, a rule for splitting text that is not known: "
+            f"valid are {', '.join(_SPLITS)}"
         )
-    first, normalizer = rules[split]
-    own_regex = not isinstance(first[0] if first else None, pre_tokenizers.Split)  # GPT-2's, inside ByteLevel
-    model = BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=_is_llama3(file))
-    tokenizer = Tokenizer(model)
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=own_regex)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, bytes_])
+    tokenizer = Tokenizer(BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=rule in _LLAMA3))
+    if rule in _QWEN2:
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[rule])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _is_llama3(file: GGUFFile) -> bool:
-    return file.metadata.get("tokenizer.ggml.pre") in ("llama-bpe", "llama3", "llama-v3")
-
-
-def _split(pattern: str) -> list[Any]:
-    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated")]
 
 
 def _stored_merges(file: GGUFFile) -> list[tuple[str, str]]:
@@ -163,7 +162,7 @@ def _add_tokens(file: GGUFFile, tokenizer: Tokenizer) -> None:
 
 def _add_ends(file: GGUFFile, tokenizer: Tokenizer) -> None:
     """The tokens put before and after every text. LLaMA's files mean "before" where they say nothing."""
-    is_llama = file.metadata["tokenizer.ggml.model"] == "llama" or _is_llama3(file)
+    is_llama = file.metadata["tokenizer.ggml.model"] == "llama" or file.metadata.get("tokenizer.ggml.pre") in _LLAMA3
     before = _end(file, "bos", default=is_llama)
     after = _end(file, "eos", default=False)
     if before or after:

@@ -1,0 +1,153 @@
+"""A checkpoint from the Hugging Face hub, by the hub's own client and into the hub's own cache.
+
+Only config.json, tokenizer.json and the standard safetensors are fetched: no pickle, no code, no second copy
+of the weights in another layout. When the hub cannot answer, a complete copy in the cache is used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from tinymi.errors import SourceError
+from tinymi.sources import cache, local
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
+
+
+def folder(repo: str, *, revision: str | None) -> Path:
+    """The snapshot of `repo` at `revision` (a branch, tag or commit; None: main) in the hub client's cache.
+
+    Raises SourceError, one line, when the hub refuses or cannot be reached and the cache has no complete copy.
+    """
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise SourceError(f"revision={revision!r} is not a name: a branch, a tag or a commit of {repo} would be valid")
+    try:
+        return _fetch(repo, revision)
+    except SourceError:
+        raise
+    except Exception as error:  # the client's and its transport's errors share no base class
+        if (cached := _cached(repo, revision)) is not None:
+            cache.say(f"using the copy of {repo} in {cached}: {_in_a_line(error)}")
+            return cached
+        raise SourceError(_explain(repo, revision, error)) from error
+
+
+def _fetch(repo: str, revision: str | None) -> Path:
+    timeout = constants.HF_HUB_ETAG_TIMEOUT
+    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
+    if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+        raise SourceError(f"the hub gave {info.sha!r} as the commit of {repo}: 40 hex digits would be valid")
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    names = ["config.json", "tokenizer.json", *_weight_files(repo, revision, set(sizes))]
+    for name in names:
+        if name not in sizes:
+            raise SourceError(f"{repo} on the hub has no {name}, which tinymi needs: use another model or revision")
+    missing = sum(sizes[name] for name in names if not _is_file(repo, name, info.sha))
+    if missing:
+        place = Path(constants.HF_HUB_CACHE)
+        cache.check_space(place, missing, "HF_HOME")
+        cache.say(f"downloading {repo} from the hub, {missing / 1e6:,.1f} MB, to {place}")
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=names, etag_timeout=timeout))
+
+
+def _weight_files(repo: str, revision: str | None, listed: set[str]) -> list[str]:
+    """The names of the weights among the files of the repository: one file, or an index and its shards."""
+    if _SINGLE in listed:
+        return [_SINGLE]
+    if _INDEX in listed:
+        index = hf_hub_download(repo, _INDEX, revision=revision, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return [_INDEX, *shards_of(Path(index))]
+    pickles = sorted(name for name in listed if name.endswith((".bin", ".pt", ".pth")))
+    if pickles:
+        raise SourceError(
+            f"{repo} on the hub has its weights only as {pickles[0]}, a pickle: pickles are never opened, because "
+            "opening one can run any code its author put in; use a revision or model with model.safetensors"
+        )
+    raise SourceError(f"{repo} on the hub has neither {_SINGLE} nor {_INDEX}: use a model that has")
+
+
+def shards_of(index: Path) -> list[str]:
+    """The file names in a safetensors index, sorted; SourceError when it is broken or they leave the folder."""
+    try:
+        weight_map: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{index} is not an index of safetensors: it has no readable weight_map") from error
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
+            raise SourceError(f"{index} names {name!r} as a shard: a plain *.safetensors file name would be valid")
+    return names
+
+
+def _is_file(repo: str, name: str, revision: str | None) -> bool:
+    return isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """The snapshot in the client's cache, when nothing of it is missing."""
+    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    if not isinstance(found, str):
+        return None
+    snapshot = Path(found).parent
+    try:
+        shards = [] if (snapshot / _SINGLE).is_file() else shards_of(snapshot / _INDEX)
+        complete = all((snapshot / name).is_file() for name in shards)
+        return local.checked(snapshot) if complete else None
+    except SourceError:
+        return None
+
+
+def _in_a_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _explain(repo: str, revision: str | None, error: Exception) -> str:
+    """What went wrong and what to do. The order matters: the client's gated error is a not-found error."""
+    page = f"{constants.ENDPOINT}/{repo}"
+    chain = [error, error.__cause__, error.__context__]
+    at = "" if revision is None else f" at revision {revision}"
+    if any(isinstance(link, GatedRepoError) for link in chain):
+        return (
+            f"{repo} on the hub is gated: accept its licence at {page}, then log in with `hf auth login` or set "
+            "HF_TOKEN, and start again"
+        )
+    if any(isinstance(link, RevisionNotFoundError) for link in chain):
+        return f"{repo} on the hub has no revision {revision!r}: see the branches and tags at {page}"
+    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        return (
+            f"{repo} is neither a folder here nor a model on the hub that you may see: check the name; for a private "
+            "or gated model log in with `hf auth login` or set HF_TOKEN"
+        )
+    if any(isinstance(link, OfflineModeIsEnabled) for link in chain):
+        return (
+            f"{repo}{at} is not complete in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids fetching "
+            "it: unset HF_HUB_OFFLINE, or give a local folder"
+        )
+    for link in chain:
+        if isinstance(link, HfHubHTTPError) and link.response is not None:
+            status = link.response.status_code
+            return f"the hub answered {status} for {repo}{at}: {_status_advice(status)}"
+    return (
+        f"{repo}{at} could not be fetched from the hub at {constants.ENDPOINT} and is not complete in the cache "
+        f"({_in_a_line(error)}): check the network and the proxy and start again, or give a local folder"
+    )
+
+
+def _status_advice(status: int) -> str:
+    if status in (401, 403):
+        return "log in with `hf auth login` or set HF_TOKEN to a token that may read it, and start again"
+    return "try again later, or give a local folder"
