@@ -38,12 +38,12 @@ def check_against_file(found: dict[str, object], folder: Path) -> None:
 def test_a_tiny_random_model(tiny_folder: Path, tmp_path: Path) -> None:
     found = lesson_json("01_inspect_weights", tmp_path, "--model", str(tiny_folder))
     check_against_file(found, tiny_folder)
-    assert not any(finding["established"] for finding in found["findings"])  # three layers show no trend
+    assert not any(finding["established"] for finding in found["findings"])  # two layers show no trend
 
 
-def test_the_default_model(default_folder: Path, tmp_path: Path) -> None:
+def test_the_default_model(default_model_folder: Path, tmp_path: Path) -> None:
     found = lesson_json("01_inspect_weights", tmp_path)
-    check_against_file(found, default_folder)
+    check_against_file(found, default_model_folder)
     assert found["embedding"]["tied"] is True
     rho = {name: entry["rho"] for name, entry in found["depth_correlation"].items()}
     assert rho["W_V"] > 0.9

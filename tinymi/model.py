@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinymi import generation
 from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
 from tinymi.errors import InputError
@@ -197,6 +198,41 @@ class Model:
         cache = ActivationCache(self.config.n_layers)
         span = self._span(start_at_layer, stop_at_layer, positions)
         return self._run(tokens, span, [*fwd_hooks, (names_filter, cache.keep)]), cache
+
+    def generate(
+        self,
+        tokens: npt.ArrayLike,
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        fwd_hooks: Iterable[tuple[NameFilter, Callback]] = (),
+        use_past_kv_cache: bool = True,
+    ) -> Tokens:
+        """Go on from token ids [batch, pos]: the ids of prompt and continuation, [batch, pos + max_new_tokens].
+
+        temperature: 0 takes the likeliest token each time; above 0 it samples (top_k: among the likeliest k; seed).
+        fwd_hooks: act in every step, see run_with_hooks.
+        use_past_kv_cache: keep keys and values, so that a step computes one position; hooks then see only that one.
+            Where hooks make this differ from full runs (compared at the second and the last step) it is a HookError.
+        """
+        generation.check_settings(max_new_tokens, temperature, top_k, self.config.d_vocab)
+        ids, hooks, rng = self._check_tokens(tokens, None), list(fwd_hooks), np.random.default_rng(seed)
+        n_prompt, n_total = ids.shape[1], ids.shape[1] + max_new_tokens
+        if n_total > self.config.n_ctx:
+            raise InputError(
+                f"max_new_tokens: {n_prompt} + {max_new_tokens} positions, but the model takes {self.config.n_ctx}; "
+                "ask for fewer"
+            )
+        last = self._span(None, None, -1)
+        past = KeyValueCache(len(ids), n_total, self.config, self.weights.dtype) if use_past_kv_cache else None
+        for n_pos in range(n_prompt, n_total):
+            logits = self._run(ids[:, past.n_positions if past else 0 :], last, hooks, past)[:, 0]  # [batch, d_vocab]
+            if past and hooks and n_pos in (n_prompt + 1, n_total - 1):
+                generation.check_agreement(logits, self._run(ids, last, hooks)[:, 0], n_pos)
+            ids = np.hstack([ids, generation.choose(logits, temperature, top_k, rng)[:, None]])
+        return ids
 
     def _run(
         self,
