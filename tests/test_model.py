@@ -21,7 +21,7 @@ from tests.variants import (
     reference,
     save_variant,
 )
-from tinymi.arrays import Array, Tokens
+from tinymi.arrays import Tokens
 
 LONG = (
     "A transformer reads a text as a row of tokens. Each token becomes a vector, and every layer adds to it what "
@@ -100,7 +100,8 @@ def test_comparison_notices_an_ignored_field(name: str, tmp_path: Path) -> None:
 def test_comparison_notices_absent_weights(name: str, absent: list[str], tmp_path: Path) -> None:
     model = tinymi.load(save_variant(tmp_path, name))
     tokens = random_tokens(2, 20)
-    blocks = tuple(dataclasses.replace(w, **dict.fromkeys(absent)) for w in model.weights.blocks)
+    nothing: dict[str, Any] = dict.fromkeys(absent)
+    blocks = tuple(dataclasses.replace(w, **nothing) for w in model.weights.blocks)
     wrong = tinymi.Model(model.config, dataclasses.replace(model.weights, blocks=blocks))
     assert error(wrong(tokens), model(tokens)) > 1e-2
 
@@ -228,7 +229,7 @@ def test_one_token_and_a_full_context_run(tiny: tinymi.Model) -> None:
 
 
 def test_a_dtype_of_another_kind_is_refused(free_head_folder: Path) -> None:
-    with pytest.raises(tinymi.InputError, match="float16.*float32 or float64"):
+    with pytest.raises(tinymi.InputError, match=r"float16.*float32 or float64"):
         tinymi.load(free_head_folder, dtype=np.float16)
 
 

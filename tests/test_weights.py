@@ -1,0 +1,190 @@
+"""Checkpoint files: what is mapped, what is converted, and every way in which they can be wrong."""
+
+import json
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tinymi
+from tests.variants import edit_json, hugging_face, save_variant
+from tinymi.arrays import Array
+
+MATRICES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_in", "W_out")
+
+
+def origin(x: Array) -> object:
+    """What the memory of an array belongs to in the end."""
+    base: Any = x
+    while isinstance(base, np.ndarray) and base.base is not None:
+        base = base.base
+    return base
+
+
+def weights_of(model: tinymi.Model) -> dict[str, Array]:
+    """Every weight by name: W_E, ..., and blocks.0.W_Q, ..."""
+    found = {name: getattr(model.weights, name) for name in ("W_E", "ln_final", "W_U")}
+    for layer, w in enumerate(model.weights.blocks):
+        found |= {f"blocks.{layer}.{name}": value for name, value in vars(w).items() if isinstance(value, np.ndarray)}
+    return found
+
+
+@pytest.mark.parametrize("name", ["llama-free-head", "qwen2-gqa2", "qwen3-free-head", "llama-sharded", "llama-tied"])
+def test_float32_is_a_view_of_the_file(name: str, tmp_path: Path) -> None:
+    weights = weights_of(tinymi.load(save_variant(tmp_path, name)))
+    for value in weights.values():
+        assert isinstance(origin(value), mmap.mmap)
+        assert not value.flags.writeable
+
+
+@pytest.mark.parametrize("name", ["llama-bf16", "llama-f16"])
+def test_half_precision_is_widened_exactly(name: str, tmp_path: Path) -> None:
+    model = tinymi.load(save_variant(tmp_path, name))
+    stored = {key: value.numpy() for key, value in hugging_face(tmp_path).state_dict().items()}
+    assert {value.dtype for value in weights_of(model).values()} == {np.dtype(np.float32)}
+    assert np.array_equal(model.weights.W_E, stored["model.embed_tokens.weight"])
+    assert np.array_equal(model.weights.W_U.T, stored["lm_head.weight"])
+    assert np.array_equal(model.weights.blocks[1].W_out.T, stored["model.layers.1.mlp.down_proj.weight"])
+
+
+def test_weights_are_those_that_transformers_names(tmp_path: Path) -> None:
+    w = tinymi.load(save_variant(tmp_path, "qwen3-free-head")).weights.blocks[2]
+    layer = hugging_face(tmp_path).model.layers[2]
+    modules = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj, layer.self_attn.o_proj]
+    modules += [layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj]
+    for name, module in zip(MATRICES, modules, strict=True):
+        assert np.array_equal(getattr(w, name), module.weight.detach().numpy().T)
+    assert w.q_norm is not None
+    assert np.array_equal(w.q_norm, layer.self_attn.q_norm.weight.detach().numpy())
+
+
+def test_tied_unembedding_is_the_embedding(tmp_path: Path) -> None:
+    weights = tinymi.load(save_variant(tmp_path, "llama-tied")).weights
+    assert np.shares_memory(weights.W_E, weights.W_U)
+    assert np.array_equal(weights.W_E.T, weights.W_U)
+
+
+def test_heads_are_views_and_slices_of_the_whole(tiny: tinymi.Model) -> None:
+    w, config = tiny.weights.blocks[0], tiny.config
+    heads, d_head = w.heads, config.d_head
+    assert heads.W_Q.shape == (config.n_heads, config.d_model, d_head)
+    assert heads.W_K.shape == heads.W_V.shape == (config.n_kv_heads, config.d_model, d_head)
+    assert heads.W_O.shape == (config.n_heads, d_head, config.d_model)
+    for name in ("W_Q", "W_K", "W_V", "W_O"):
+        assert np.shares_memory(getattr(heads, name), getattr(w, name))
+    for head in range(config.n_heads):
+        part = slice(head * d_head, (head + 1) * d_head)
+        assert np.array_equal(heads.W_Q[head], w.W_Q[:, part])
+        assert np.array_equal(heads.W_O[head], w.W_O[part])
+
+
+def test_float64_is_a_converted_copy(free_head_folder: Path, tiny: tinymi.Model) -> None:
+    wide = weights_of(tinymi.load(free_head_folder, dtype=np.float64))
+    for name, value in weights_of(tiny).items():
+        assert wide[name].dtype == np.float64
+        assert np.array_equal(wide[name], value)
+
+
+@pytest.mark.parametrize("name", ["llama-free-head", "qwen2-gqa2", "qwen3-free-head"])
+def test_every_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
+    path = save_variant(tmp_path, name) / "model.safetensors"
+    tensors = load_file(path)
+    assert len(tensors) >= 3 * 9 + 3
+    for absent in tensors:
+        save_file({key: value for key, value in tensors.items() if key != absent}, path)
+        with pytest.raises(tinymi.WeightsError, match=f"^tensor {absent}: missing; expected one of shape"):
+            tinymi.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama-free-head", "qwen2-gqa2", "qwen3-free-head"])
+def test_every_wrong_shape_is_named(name: str, tmp_path: Path) -> None:
+    path = save_variant(tmp_path, name) / "model.safetensors"
+    tensors = load_file(path)
+    for wrong, value in tensors.items():
+        save_file(tensors | {wrong: np.ascontiguousarray(value[:-1])}, path)
+        found = [value.shape[0] - 1, *value.shape[1:]]
+        with pytest.raises(tinymi.WeightsError) as caught:
+            tinymi.load(tmp_path)
+        words = str(caught.value)
+        assert words.startswith(f"tensor {wrong}: has shape {found}, but the config asks for {list(value.shape)}")
+
+
+def test_a_transposed_matrix_is_refused(free_head_folder: Path, tmp_path: Path) -> None:
+    save_variant(tmp_path, "llama-free-head")
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.self_attn.o_proj.weight"
+    save_file(tensors | {name: np.ascontiguousarray(tensors[name].T)}, tmp_path / "model.safetensors")
+    with pytest.raises(tinymi.WeightsError, match=r"has shape \[96, 32\], but the config asks for \[32, 96\]"):
+        tinymi.load(tmp_path)
+
+
+def test_an_unreadable_type_is_refused(tmp_path: Path) -> None:
+    save_variant(tmp_path, "llama-free-head")
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors | {"model.norm.weight": np.ones(32, np.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(tinymi.WeightsError, match=r"tensor model\.norm\.weight.*type I8"):
+        tinymi.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(keep: int, tmp_path: Path) -> None:
+    path = save_variant(tmp_path, "llama-free-head") / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(tinymi.WeightsError, match="damaged or incomplete"):
+        tinymi.load(tmp_path)
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return save_variant(tmp_path, "llama-sharded")
+
+
+def index_of(folder: Path) -> Path:
+    return folder / "model.safetensors.index.json"
+
+
+def test_a_missing_shard_is_named(sharded: Path) -> None:
+    gone = sorted(sharded.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(tinymi.WeightsError, match=gone.name):
+        tinymi.load(sharded)
+
+
+def test_a_tensor_in_another_shard_than_the_index_says(sharded: Path) -> None:
+    files = sorted(file.name for file in sharded.glob("*.safetensors"))
+    where = json.loads(index_of(sharded).read_text())["weight_map"]
+    wrong = next(file for file in files if file != where["model.norm.weight"])
+    edit_json(index_of(sharded), lambda index: index["weight_map"].update({"model.norm.weight": wrong}))
+    with pytest.raises(tinymi.WeightsError, match=rf"^tensor model\.norm\.weight: the index says.* {wrong}"):
+        tinymi.load(sharded)
+
+
+def test_a_tensor_that_the_index_forgets_is_missing(sharded: Path) -> None:
+    edit_json(index_of(sharded), lambda index: index["weight_map"].pop("lm_head.weight"))
+    with pytest.raises(tinymi.WeightsError, match=r"^tensor lm_head\.weight: missing"):
+        tinymi.load(sharded)
+
+
+@pytest.mark.parametrize(
+    "place", ["../model.safetensors", "/etc/passwd", "..", "a/b.safetensors", "x\\y.safetensors", "a.bin"]
+)
+def test_an_index_that_leads_out_of_the_folder_is_refused(sharded: Path, place: str) -> None:
+    edit_json(index_of(sharded), lambda index: index["weight_map"].update({"model.norm.weight": place}))
+    with pytest.raises(tinymi.WeightsError, match=r"places tensor model\.norm\.weight in"):
+        tinymi.load(sharded)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\xff"])
+def test_a_broken_index_is_refused(sharded: Path, text: str) -> None:
+    index_of(sharded).write_text(text, encoding="latin-1")
+    with pytest.raises(tinymi.WeightsError, match="cannot be read"):
+        tinymi.load(sharded)
+
+
+def test_shards_without_an_index_are_refused(sharded: Path) -> None:
+    index_of(sharded).unlink()
+    with pytest.raises(tinymi.WeightsError, match=r"no model\.safetensors\.index\.json"):
+        tinymi.load(sharded)
