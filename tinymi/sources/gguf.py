@@ -64,7 +64,7 @@ def convert(path: Path, target: Path) -> None:
     tokenizer, tokenizer_config = tokenizer_of(file)
     _write_json(target / "config.json", config)
     _write_json(target / "tokenizer_config.json", tokenizer_config)
-    tokenizer.save(str(target / "tokenizer.json"))
+    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_safetensors(target / "model.safetensors", file, entries, config["head_dim"])
 
 

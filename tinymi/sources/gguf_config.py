@@ -50,7 +50,7 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     """The content of config.json. Raises SourceError for what it cannot express or tinymi does not compute."""
     arch = file.metadata.get("general.architecture")
     if not isinstance(arch, str) or arch not in _CLASSES:
-        raise file.refuse(f"general.architecture is {arch!r}: valid are {', '.join(_CLASSES)}")
+        raise file.refuse(f"general.architecture is {str(arch)[:40]!r}: valid are {', '.join(_CLASSES)}")
     _refuse_unknown_keys(file, arch)
     n_heads = _size(file, f"{arch}.attention.head_count")
     config: dict[str, Any] = {
@@ -87,10 +87,10 @@ def token_id(file: GGUFFile, name: str) -> int | None:
 
 
 def _refuse_unknown_keys(file: GGUFFile, arch: str) -> None:
-    if file.metadata.get("split.count", 0) > 1:
+    if file.metadata.get("split.count", 0) not in (0, 1):
         raise file.refuse("one part of a split GGUF file: merge the parts into one file first")
     if file.metadata.get("general.type", "model") != "model":
-        raise file.refuse(f"general.type is {file.metadata['general.type']!r}: only 'model' can be loaded")
+        raise file.refuse(f"general.type is {str(file.metadata['general.type'])[:40]!r}: only 'model' can be loaded")
     for key, value in file.metadata.items():
         own = key.removeprefix(f"{arch}.")
         if own == key or own in _READ:
@@ -136,11 +136,11 @@ def _head_dim(file: GGUFFile, arch: str, config: dict[str, Any]) -> int:
 
 def _vocab_size(file: GGUFFile, arch: str) -> int:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens:
+    if not isinstance(tokens, tuple) or not tokens:
         raise file.refuse("the vocabulary tokenizer.ggml.tokens is missing: use a GGUF file that has one")
     stated = file.metadata.get(f"{arch}.vocab_size", len(tokens))
     if stated != len(tokens):
-        raise file.refuse(f"{arch}.vocab_size is {stated}, but the file lists {len(tokens)} tokens")
+        raise file.refuse(f"{arch}.vocab_size is {str(stated)[:40]}, but the file lists {len(tokens)} tokens")
     return len(tokens)
 
 

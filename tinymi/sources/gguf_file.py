@@ -25,6 +25,16 @@ _STRING, _ARRAY = 8, 9
 _DEFAULT_ALIGNMENT = 32
 
 
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A numeric array of the metadata; equal to nothing but itself, so that comparing a value never surprises."""
+
+    values: NDArray[Any]
+
+    def __str__(self) -> str:
+        return f"an array of {len(self.values)} numbers"
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor as it lies in the file: `shape` in NumPy's order, `data` uint8 [rows, bytes of a row]."""
@@ -37,7 +47,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A parsed file. Numeric arrays of the metadata are NumPy arrays, arrays of strings are lists."""
+    """A parsed file. Arrays of the metadata are tuples of strings or Numbers; every value can be hashed."""
 
     path: Path
     metadata: dict[str, Any]
@@ -134,11 +144,11 @@ def _value(cursor: _Cursor, kind: int) -> Any:
     return cursor.scalar(_scalar_code(kind))
 
 
-def _array(cursor: _Cursor, kind: int, count: int) -> list[str] | NDArray[Any]:
+def _array(cursor: _Cursor, kind: int, count: int) -> tuple[str, ...] | Numbers:
     if kind == _STRING:
-        return [cursor.string() for _ in range(count)]
+        return tuple(cursor.string() for _ in range(count))
     dtype = np.dtype("<" + _scalar_code(kind))
-    return np.frombuffer(cursor.take(count * dtype.itemsize), dtype)
+    return Numbers(np.frombuffer(cursor.take(count * dtype.itemsize), dtype))
 
 
 def _scalar_code(kind: int) -> str:

@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from tinymi.sources.gguf_config import token_id
-from tinymi.sources.gguf_file import GGUFFile
+from tinymi.sources.gguf_file import GGUFFile, Numbers
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 
 # The rules by which text is split before merging, by the names llama.cpp gave them. SmolLM and GPT-2 use the
 # regex of GPT-2, which ByteLevel has built in; the others differ in how many digits stay together.
@@ -48,7 +48,7 @@ def tokenizer_of(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
     kind = file.metadata.get("tokenizer.ggml.model")
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
-        raise file.refuse(f"tokenizer.ggml.model is {kind!r}: valid are {', '.join(builders)}")
+        raise file.refuse(f"tokenizer.ggml.model is {str(kind)[:40]!r}: valid are {', '.join(builders)}")
     tokenizer = builders[kind](file)
     _add_tokens(file, tokenizer)
     _add_ends(file, tokenizer)
@@ -56,7 +56,7 @@ def tokenizer_of(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def _vocabulary(file: GGUFFile) -> dict[str, int]:
-    tokens: list[str] = file.metadata["tokenizer.ggml.tokens"]
+    tokens: tuple[str, ...] = file.metadata["tokenizer.ggml.tokens"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         twice = next(token for index, token in enumerate(tokens) if vocabulary[token] != index)
@@ -65,15 +65,15 @@ def _vocabulary(file: GGUFFile) -> dict[str, int]:
 
 
 def _types(file: GGUFFile) -> list[int]:
-    n_tokens = len(file.metadata["tokenizer.ggml.tokens"])
-    return [int(kind) for kind in _numbers(file, "tokenizer.ggml.token_type", n_tokens)]
+    return [int(kind) for kind in _numbers(file, "tokenizer.ggml.token_type", "i")]
 
 
-def _numbers(file: GGUFFile, key: str, count: int) -> list[float]:
-    values = file.metadata.get(key)
-    if values is None or isinstance(values, list | str) or getattr(values, "shape", None) != (count,):
-        raise file.refuse(f"{key} is missing or broken: one number for each of the {count} tokens would be valid")
-    return list(values.tolist())
+def _numbers(file: GGUFFile, key: str, kind: str) -> list[float]:
+    """The array `key`: one number per token, of NumPy's `kind` "i" (whole) or "f"."""
+    n_tokens, found = len(file.metadata["tokenizer.ggml.tokens"]), file.metadata.get(key)
+    if not isinstance(found, Numbers) or found.values.dtype.kind != kind or len(found.values) != n_tokens:
+        raise file.refuse(f"{key} is missing or broken: one number for each of the {n_tokens} tokens would be valid")
+    return list(found.values.tolist())
 
 
 # ---- byte-level BPE
@@ -83,8 +83,8 @@ def _byte_level(file: GGUFFile) -> Tokenizer:
     rule = file.metadata.get("tokenizer.ggml.pre")
     if rule not in _SPLITS:
         raise file.refuse(
-            f"tokenizer.ggml.pre is {rule!r}, a rule for splitting text that is not known: "
-            f"valid are {', '.join(_SPLITS)}"
+            f"tokenizer.ggml.pre is {str(rule)[:40]!r}, a rule for splitting text that is not known: "
+            f"valid are {', '.join(map(str, _SPLITS))}"
         )
     tokenizer = Tokenizer(BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=rule in _LLAMA3))
     if rule in _QWEN2:
@@ -96,7 +96,7 @@ def _byte_level(file: GGUFFile) -> Tokenizer:
 
 def _stored_merges(file: GGUFFile) -> list[tuple[str, str]]:
     lines = file.metadata.get("tokenizer.ggml.merges")
-    if not isinstance(lines, list):
+    if not isinstance(lines, tuple):
         raise file.refuse("tokenizer.ggml.merges is missing: byte-level BPE needs them; use another GGUF file")
     vocabulary = file.metadata["tokenizer.ggml.tokens"]
     known = set(vocabulary)
@@ -134,7 +134,7 @@ def _sentencepiece(file: GGUFFile) -> Tokenizer:
 
 def _merges_from_scores(file: GGUFFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """SentencePiece merges the pair whose result scores highest; BPE wants that order written out."""
-    scores = _numbers(file, "tokenizer.ggml.scores", len(vocabulary))
+    scores = _numbers(file, "tokenizer.ggml.scores", "f")
     kinds = _types(file)
     mergeable = {token: index for token, index in vocabulary.items() if kinds[index] in (_NORMAL, _USER_DEFINED)}
     pairs = ((token, pair) for token in mergeable for pair in _cuts(token, mergeable))
@@ -152,9 +152,11 @@ def _cuts(token: str, vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _add_tokens(file: GGUFFile, tokenizer: Tokenizer) -> None:
-    """Control tokens (<s>, <|im_end|>) and the author's own are matched whole, before any splitting."""
+    """Control tokens (<s>, <|im_end|>), the unknown token and the author's own are matched whole, unsplit."""
     pairs = list(zip(file.metadata["tokenizer.ggml.tokens"], _types(file), strict=True))
-    special = [AddedToken(token, special=True, normalized=False) for token, kind in pairs if kind == _CONTROL]
+    special = [
+        AddedToken(token, special=True, normalized=False) for token, kind in pairs if kind in (_UNKNOWN, _CONTROL)
+    ]
     plain = [AddedToken(token, special=False, normalized=False) for token, kind in pairs if kind == _USER_DEFINED]
     tokenizer.add_special_tokens(special)
     tokenizer.add_tokens(plain)
