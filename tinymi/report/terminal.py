@@ -381,7 +381,7 @@ def _shaded(text: str, strength: float | None, size: int, screen: Screen) -> str
         return _right(text, size)
     shade = screen.spell(RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)])
     body = _right(text + shade if text in ("+", "-") else shade + text, size)
-    if abs(strength) < 0.05:
+    if RAMP[0] == shade:
         return body
     level = min(int(abs(strength) * 4), 3)
     return screen.paint(body, f"48;5;{((195, 153, 111, 69) if strength < 0 else (224, 217, 210, 203))[level]};30")
@@ -434,7 +434,7 @@ def _attention(item: Attention, screen: Screen) -> str:
 def _lines(item: Lines, screen: Screen) -> list[str]:
     """The values as a table, under a small picture of each curve on one common scale."""
     table = lines_table(item)
-    names = table.headers[1:]
+    names = [screen.spell(show_text(name)) for name in table.headers[1:]]
     if not screen.unicode or not item.x:
         return _table(table, screen)
     known = [value for column in item.series.values() for value in column if value is not None]
@@ -444,12 +444,9 @@ def _lines(item: Lines, screen: Screen) -> list[str]:
         pad(name, name_width) + "  " + _spark(column, low, high, screen.width - name_width - 2)
         for name, column in zip(names, item.series.values())
     ]
-    return [
-        *sparks,
-        f"(each curve from {item.x_label} = {item.x[0]:g} to {item.x[-1]:g}; height from {low:.3g} to {high:.3g})",
-        "",
-        *_table(table, screen),
-    ]
+    reach = f"{item.x[0]:g} to {item.x[-1]:g}; height from {low:.3g} to {high:.3g}"
+    note = paragraphs(f"(each curve from {item.x_label} = {reach})", screen).split("\n")
+    return [*sparks, *note, "", *_table(table, screen)]
 
 
 def _spark(column: Sequence[float | None], low: float, high: float, room: int) -> str:

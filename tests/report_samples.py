@@ -1,0 +1,57 @@
+"""One item of every kind, some with hostile content: what the tests of the three writers have in common."""
+
+from typing import Any
+
+import numpy as np
+
+from tinymi.report import items
+from tinymi.report.tokens import Token
+
+HOSTILE = ("<script>alert(1)</script>", "\x1b[31mred", "\u202eevil", "\ud800", "</table>", '"onmouseover="x', "\x9b2J")
+
+
+def pattern(n_heads: int, n_pos: int, seed: int = 0) -> Any:
+    """Causal attention patterns [n_heads, query_pos, key_pos] whose rows sum to 1."""
+    weights = np.tril(np.random.default_rng(seed).random((n_heads, n_pos, n_pos)))
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
+def samples() -> list[items.Item]:
+    random = np.random.default_rng(1)
+    tokens = [Token(text) for text in HOSTILE]
+    wide = [Token(text) for text in ("日本語の長いトークン", " " * 70, "🙂🙂", "a" * 90)]
+    rows = [[number, token, number / 7, "a sentence of words " * 4] for number, token in enumerate(tokens + wide)]
+    return [
+        items.Section("A heading with " + HOSTILE[0] + HOSTILE[1]),
+        items.Prose("Words in `code` and " + " ".join(HOSTILE) + "\n\n" + "and many more words " * 30),
+        items.Preformatted("a drawing\n  " + HOSTILE[1], "its " + HOSTILE[0]),
+        items.make_table(["number", "token", "share of " + HOSTILE[0], "note"], rows, "caption " + HOSTILE[1], {}),
+        items.make_table([f"column {n}" for n in range(25)], random.normal(size=(3, 25)), "wide", {}),
+        items.make_table(["empty", "table"], [], "", {}),
+        items.Bars(tuple(tokens), items.make_series(random.normal(size=len(tokens)), len(tokens), "bars"), "bars"),
+        items.Bars(
+            tuple(range(30)),
+            {name: items.numbers(random.normal(size=30) * 1e3) for name in ("attention", HOSTILE[0], HOSTILE[1])},
+        ),
+        items.Bars(("only zero", "nothing"), {"": (0.0, None)}),
+        items.make_heatmap(random.normal(size=(5, 9)), None, None, None, row_axis="layer", column_axis="head"),
+        items.make_heatmap(random.normal(size=(3, 200)), None, None, None, caption="very wide"),
+        items.make_heatmap([[0.5, np.nan]], [tokens[0]], tokens[1:3], None, caption="x" * 200, center=None),
+        items.make_heatmap(random.random((2, 11)), None, (tokens + wide), [tokens + wide] * 2, center=None),
+        items.make_attention(tokens, {3: pattern(4, 7), 9: pattern(4, 7, 1)}, "attention " + HOSTILE[0], None),
+        items.make_attention([Token(" a")] * 70, pattern(2, 70), "long", [0, 1]),
+        items.Lines(tuple(map(float, range(90))), {"p": items.numbers(random.random(90)), HOSTILE[1]: (None,) * 90}),
+        items.Lines((0.0,), {"": (1.0,)}, "one point", "dose"),
+        items.Check("pattern rows sum to 1 " + HOSTILE[1], 1e-7, 1e-5),
+        items.Check("a long name " * 12, None, 1e-5),
+        items.Finding("claim " + HOSTILE[0], True, "evidence " + HOSTILE[1], "control " + HOSTILE[2]),
+        items.Finding("claim " * 30, False, "too little", ""),
+        items.Exercise("question " + HOSTILE[0], "0.773", "hint " + HOSTILE[1], 5, "easy"),
+    ]
+
+
+def document(*extra: items.Item) -> items.Document:
+    model = {"n_layers": 30, "n_heads": 9}
+    intro = (("Needs", "nothing " + HOSTILE[0] + HOSTILE[1]), ("", "see https://example.org/a?b=1."))
+    options = {"prompt": HOSTILE[1]}
+    return items.Document("Why " + HOSTILE[0] + "?", intro, "python x.py", options, model, (*samples(), *extra), "0.1")
