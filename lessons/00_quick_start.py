@@ -73,7 +73,7 @@ lesson.say(
 layer = config.n_layers // 2
 cached_logits, cache = model.run_with_cache(tokens, f"blocks.{layer}.attn.hook_pattern")
 pattern = cache["pattern", layer][0]  # [n_heads, query_pos, key_pos]
-lesson.attention(str_tokens, pattern, caption=f"attention of layer {layer}, in the middle of the model")
+lesson.attention(str_tokens, {layer: pattern}, caption=f"attention of layer {layer}, in the middle of the model")
 if n_pos > 1:
     sink = float(pattern[:, 1:, 0].mean())
     lesson.say(
