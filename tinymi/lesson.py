@@ -39,6 +39,9 @@ learn, Hook points used, Needs, Time, Paper) become a list there.
   prompt in a caption) may be passed as it is: control characters never reach the terminal, nor markup the page.
 - Cells are text, int, float, None (nothing there) or Token. Floats of a column get the same digits, by size;
   `formats={"column": "+.2f"}` or `format="+.2f"` say otherwise.
+- A heatmap takes `texts=` when its cells should say something else than their value: the tokens of a logit
+  lens, coloured by probability. Large integers read better with `formats={"parameters": ","}`.
+- `# %% [markdown]` above the docstring makes it the notebook's first text cell.
 - A check is an identity that holds for every model; the largest error is given as a number. A finding is a
   claim about this model: `established` is computed from the numbers, never written down as True.
 - Errors meant for the user are `tinymi.errors.TinymiError`s: raised anywhere in the lesson they end it with

@@ -135,10 +135,10 @@ def _section(item: Section, screen: Screen) -> str:
 
 
 def _check(item: Check, screen: Screen) -> str:
+    verdict = "Check passed: " if item.passed else "Check FAILED: "
     error = "not a number" if item.error is None else f"{item.error:.1e}"
-    verdict = screen.paint("ok", "32") if item.passed else screen.paint("FAILED", "1;31")
-    text = paragraphs(f"{item.name}: error {error}, tolerance {item.tolerance:.0e}:", screen, "Check: ", "       ")
-    return f"{text} {verdict}" if width(text.split("\n")[-1]) <= screen.width - 7 else f"{text}\n       {verdict}"
+    text = paragraphs(f"{item.name}: error {error}, tolerance {item.tolerance:.0e}", screen, verdict, "  ")
+    return text.replace(verdict, screen.paint(verdict, "32" if item.passed else "1;31"), 1)
 
 
 def _finding(item: Finding, screen: Screen) -> str:
