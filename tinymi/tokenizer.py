@@ -115,6 +115,9 @@ class Tokenizer:
         ids = np.asarray(tokens)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(f"tokens: {ids.dtype} of shape {list(ids.shape)}, but one prompt's ids are integers [pos]")
+        if ids.size and not 0 <= ids.min() <= ids.max() < 2**31:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise InputError(f"tokens: there is no id {wrong}; the tokenizer's are 0 to {self._size - 1}")
         return [int(token) for token in ids]
 
     @cached_property
@@ -128,7 +131,7 @@ class Tokenizer:
         return token, self._backend.decode([token], skip_special_tokens=False)
 
     def _has(self, token: int) -> bool:
-        return token >= 0 and self._backend.id_to_token(token) is not None
+        return self._backend.id_to_token(token) is not None
 
     def _piece(self, token: int) -> str:
         if not self._has(token):
