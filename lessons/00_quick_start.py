@@ -1,3 +1,4 @@
+# %% [markdown]
 """What is inside a language model, and can we touch it?
 
 What you will learn: to load a model, turn text into tokens, run one forward pass, read one attention pattern,

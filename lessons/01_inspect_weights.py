@@ -1,3 +1,4 @@
+# %% [markdown]
 """What is a language model made of, and do its later layers have larger weights?
 
 What you will learn: the matrices of a transformer, their shapes, what each is for, and how to ask a question of
@@ -59,6 +60,7 @@ lesson.table(
         ["of these in the unembedding (0 when it is the embedding's transpose)", "W_U", unembedding_size],
         ["of these in the blocks", "", blocks_size],
     ],
+    formats={"number": ","},
 )
 
 # %% 2. One block, matrix by matrix
