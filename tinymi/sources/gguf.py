@@ -47,21 +47,22 @@ def folder(path: Path) -> Path:
     stat = path.stat()
     place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     recipe = f"{path.name} size {stat.st_size} mtime {stat.st_mtime_ns} converter {cache.CONVERTER}"
-    name = f"{path.stem}-{place}"
+    name = f"{path.stem[:80]}-{place}"
     found = cache.home() / name
     if cache.finished(found, recipe):
         return found
-    needed = 4 * sum(math.prod(tensor.shape) for tensor in read(path).tensors.values())
-    cache.say(f"converting {path} to float32 safetensors, {needed / 1e6:,.1f} MB, in {found}")
-    return cache.build(name, recipe, needed, lambda target: convert(path, target))
-
-
-def convert(path: Path, target: Path) -> None:
-    """Write the checkpoint that `path` holds into the folder `target`. Raises SourceError, one line."""
     file = read(path)
+    needed = 4 * sum(math.prod(tensor.shape) for tensor in file.tensors.values())
+    return cache.build(name, recipe, needed, lambda target: convert(file, target))
+
+
+def convert(file: GGUFFile, target: Path) -> None:
+    """Write the checkpoint that `file` holds into the folder `target`. Raises SourceError, one line."""
     config = config_of(file)
     entries = entries_of(file, config)
     tokenizer, tokenizer_config = tokenizer_of(file)
+    needed = 4 * sum(math.prod(entry.shape) for entry in entries)
+    cache.say(f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {cache.home()}")
     _write_json(target / "config.json", config)
     _write_json(target / "tokenizer_config.json", tokenizer_config)
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
@@ -74,18 +75,24 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def entries_of(file: GGUFFile, config: dict[str, Any]) -> list[Entry]:
     """Every tensor of the checkpoint in execution order, checked: there, of its shape, and nothing left over."""
-    layers = range(config["num_hidden_layers"])
-    entries = [Entry("model.embed_tokens.weight", "token_embd.weight", (config["vocab_size"], config["hidden_size"]))]
-    entries += [entry for layer in layers for entry in _layer_entries(config, layer)]
-    entries.append(Entry("model.norm.weight", "output_norm.weight", (config["hidden_size"],)))
-    if not config["tie_word_embeddings"]:
-        entries.append(Entry("lm_head.weight", "output.weight", (config["vocab_size"], config["hidden_size"])))
-    for entry in entries:
+    entries = []
+    for entry in _entries(config):  # one by one: a layer count of billions ends at the first that is missing
         _check_entry(file, entry)
+        entries.append(entry)
     unknown = file.tensors.keys() - {entry.stored for entry in entries} - {"rope_freqs.weight"}
     if unknown:
         raise file.refuse(f"tensor {min(unknown)!r} is not part of a {config['model_type']} model: use another model")
     return entries
+
+
+def _entries(config: dict[str, Any]) -> Iterator[Entry]:
+    d_vocab, d_model = config["vocab_size"], config["hidden_size"]
+    yield Entry("model.embed_tokens.weight", "token_embd.weight", (d_vocab, d_model))
+    for layer in range(config["num_hidden_layers"]):
+        yield from _layer_entries(config, layer)
+    yield Entry("model.norm.weight", "output_norm.weight", (d_model,))
+    if not config["tie_word_embeddings"]:
+        yield Entry("lm_head.weight", "output.weight", (d_vocab, d_model))
 
 
 def _layer_entries(config: dict[str, Any], layer: int) -> Iterator[Entry]:

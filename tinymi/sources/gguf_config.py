@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -116,7 +115,7 @@ def _size(file: GGUFFile, key: str, *, default: int | None = None) -> int:
 
 def _positive(file: GGUFFile, key: str, *, default: float | None = None) -> float:
     value = file.metadata.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (0 < value < math.inf):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
         raise file.refuse(f"{key} is {str(value)[:40]}: a positive number would be valid")
     return float(str(np.float32(value)))  # 1e-5, as the model's author wrote it, not 9.99999974e-06
 
