@@ -85,6 +85,7 @@ def test_float64_is_a_converted_copy(free_head_folder: Path, tiny: tinymi.Model)
     wide = weights_of(tinymi.load(free_head_folder, dtype=np.float64))
     for name, value in weights_of(tiny).items():
         assert wide[name].dtype == np.float64
+        assert not wide[name].flags.writeable
         assert np.array_equal(wide[name], value)
 
 
