@@ -534,3 +534,21 @@ def test_a_short_name_on_the_wrong_side_is_refused() -> None:
         tinymi.get_act_name("embed", 0)
     with pytest.raises(HookError, match="none outside the blocks"):
         tinymi.get_act_name("pattern")
+
+
+def test_what_a_watched_run_returns_cannot_be_edited_under_the_cache(tiny: tinymi.Model, tokens: Tokens) -> None:
+    logits, cache = tiny.run_with_cache(tokens)
+    with pytest.raises(ValueError, match="read-only"):
+        logits[0] = 0
+    assert np.array_equal(cache["unembed.hook_out"], logits)
+    resid, _ = tiny.run_with_cache(tokens, stop_at_layer=LAYER)
+    with pytest.raises(ValueError, match="read-only"):
+        resid[0] = 0
+    plain = tiny(tokens)
+    plain[0] = 0  # nobody else has it
+
+
+@pytest.mark.parametrize("short", ["ln1.scale", "ln2.scale"])
+def test_a_scale_of_zero_is_refused(tiny: tinymi.Model, tokens: Tokens, short: str) -> None:
+    with pytest.raises(HookError, match=r"scale of 0"):
+        tiny.run_with_hooks(tokens, [(name_of(short), lambda value, hook: value * 0)])

@@ -158,6 +158,9 @@ class Hooks:
             for hook in _select(names, points):
                 self._taps.setdefault(hook.layer, _Listening()).add(hook, callback)
 
+    def __bool__(self) -> bool:
+        return bool(self._taps)
+
     def at(self, layer: int | None) -> Tap:
         """The tap of a layer, or of what lies outside the blocks (None)."""
         return self._taps.get(layer, SILENT)
@@ -198,10 +201,16 @@ def _extent(points: Mapping[str, HookPoint]) -> str:
     return f" (it goes from {names[0]} to {names[-1]})" if names else " (it goes through no layer)"
 
 
+def read_only(value: Array) -> Array:
+    """A view that cannot be edited in place."""
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
 def _call(callback: Callback, value: Array, hook: HookPoint) -> Array:
     """The value after one callback."""
-    shown = value.view()
-    shown.flags.writeable = False
+    shown = read_only(value)
     returned = callback(shown, hook)
     if returned is None or returned is shown:
         return value
@@ -225,6 +234,10 @@ def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
     new = np.array(returned, dtype=value.dtype)
     if not np.isfinite(new).all():
         _refuse_not_finite(new, value, hook)
+    if hook.point.axes == _SCALE and not new.all():
+        raise HookError(
+            f"{hook.name}: the callback returned a scale of 0, by which the stream is divided; return others"
+        )
     return new
 
 

@@ -19,7 +19,7 @@ from tinymi import generation
 from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
 from tinymi.errors import InputError
-from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook_points
+from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook_points, read_only
 from tinymi.key_values import KeyValueCache, LayerKeyValues
 from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, silu, softmax
 from tinymi.tokenizer import Tokenizer
@@ -146,6 +146,8 @@ class Model:
         last one. Layers count from the end when negative.
     positions: compute logits only there (an int, several, or a slice); the pos axis keeps as many entries.
 
+    Where hooks or a cache see the run, the array returned is read-only, as they may have kept it too.
+
     Raises InputError for input that does not fit the model, HookError for a hook that does not fit the run.
     """
 
@@ -244,7 +246,8 @@ class Model:
         hooks = Hooks(fwd_hooks, hook_points(span.layers, embed=span.embed, unembed=span.unembed))
         x = self._check_tokens(tokens, past) if span.embed else self._check_residual(tokens)
         _check_positions(span.positions, x.shape[1])
-        return forward(x, self.weights, self.config, span, hooks, past)
+        out = forward(x, self.weights, self.config, span, hooks, past)
+        return read_only(out) if hooks else out  # a callback or a cache may have kept the same array
 
     def _span(self, start_at_layer: int | None, stop_at_layer: int | None, positions: Positions) -> Span:
         start = 0 if start_at_layer is None else self._layer("start_at_layer", start_at_layer)
