@@ -85,7 +85,7 @@ def _build(target: Path, recipe: str, make: Callable[[Path], None]) -> None:
         os.replace(folder, target)
         _flush(target.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _sweep(target)
 
 
 def _prefix(target: Path) -> str:
@@ -93,7 +93,7 @@ def _prefix(target: Path) -> str:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed processes left; the caller holds the lock, so nobody is using it."""
+    """Remove what this process and killed ones left; the caller holds the lock, so nobody is using it."""
     for left in target.parent.glob(_glob_escape(_prefix(target)) + "*"):
         shutil.rmtree(left, ignore_errors=True)
 
