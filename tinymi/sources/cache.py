@@ -7,13 +7,14 @@ an older converter, or damaged since, is noticed and made again.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +53,26 @@ def finished(folder: Path, recipe: str) -> bool:
         return False
 
 
+def ready(name: str, recipe: str) -> Path | None:
+    """The folder `name` in the cache when it is finished, else None; what a killed process left is cleared."""
+    target = home() / name
+    if not finished(target, recipe):
+        return None
+    if any(_leftovers(target)):
+        with suppress(SourceError, OSError), _locked(target, patience=0.0):
+            _sweep(target)
+    return target
+
+
 def build(name: str, recipe: str, needed_bytes: int, make: Callable[[Path], None]) -> Path:
     """The finished folder `name` in the cache; `make(folder)` fills it when it is not there yet.
 
     Processes that ask at the same time wait for the one that builds. `needed_bytes` is the peak disk space of
     `make`. Raises SourceError when the disk is full or not writable.
     """
+    if (found := ready(name, recipe)) is not None:
+        return found
     target = home() / name
-    if finished(target, recipe):
-        return target
     with _explained(target.parent), _locked(target):
         if not finished(target, recipe):
             _sweep(target)
@@ -94,12 +106,12 @@ def _prefix(target: Path) -> str:
 
 def _sweep(target: Path) -> None:
     """Remove what this process and killed ones left; the caller holds the lock, so nobody is using it."""
-    for left in target.parent.glob(_glob_escape(_prefix(target)) + "*"):
+    for left in _leftovers(target):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _glob_escape(text: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
+def _leftovers(target: Path) -> Iterator[Path]:
+    return target.parent.glob(glob.escape(_prefix(target)) + "*")
 
 
 def _flush(path: Path) -> None:
@@ -124,7 +136,7 @@ def check_space(folder: Path, needed_bytes: int, setting: str) -> None:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def _locked(target: Path, patience: float = WAIT_SECONDS) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,22 +144,23 @@ def _locked(target: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"another process is preparing {target}; waiting for it")
-        _wait(lock, target)
+        _wait(lock, target, patience)
     try:
         yield
     finally:
         lock.release()
 
 
-def _wait(lock: BaseFileLock, target: Path) -> None:
+def _wait(lock: BaseFileLock, target: Path, patience: float) -> None:
     from filelock import Timeout
 
+    if patience:
+        say(f"another process is preparing {target}; waiting for it")
     try:
-        lock.acquire(timeout=WAIT_SECONDS)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise SourceError(
-            f"{target} is still being prepared by another process after {WAIT_SECONDS:,.0f} s: "
+            f"{target} is still being prepared by another process after {patience:,.0f} s: "
             "end that process and start again"
         ) from None
 

@@ -48,8 +48,7 @@ def folder(path: Path) -> Path:
     place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     recipe = f"{path.name} size {stat.st_size} mtime {stat.st_mtime_ns} converter {cache.CONVERTER}"
     name = f"{path.stem[:80]}-{place}"
-    found = cache.home() / name
-    if cache.finished(found, recipe):
+    if (found := cache.ready(name, recipe)) is not None:
         return found
     file = read(path)
     needed = 4 * sum(math.prod(tensor.shape) for tensor in file.tensors.values())
