@@ -72,16 +72,19 @@ def download(command: list[str], work: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in _DROPPED}
     environment |= _OVERRIDES | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     shown = sys.stderr.isatty()  # then the installer draws its own progress bar
-    result = subprocess.run(
-        [*command, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr if shown else subprocess.PIPE,
-        stderr=None if shown else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            [*command, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr if shown else subprocess.PIPE,
+            stderr=None if shown else subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise SourceError(f"the installer {command[0]} cannot be started: {error.strerror}: repair it") from error
     shutil.rmtree(scratch, ignore_errors=True)
     if result.returncode != 0:
         reason = "see its message above" if shown else last_words(result.stdout)

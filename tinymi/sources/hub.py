@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import tqdm
 
 from tinymi.errors import SourceError
 from tinymi.sources import cache, local
@@ -60,7 +62,15 @@ def _fetch(repo: str, revision: str | None) -> Path:
         place = Path(constants.HF_HUB_CACHE)
         cache.check_space(place, missing, "HF_HOME")
         cache.say(f"downloading {repo} from the hub, {missing / 1e6:,.1f} MB, to {place}")
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=names, etag_timeout=timeout))
+    bars = tqdm if missing and sys.stderr.isatty() else _NoBar
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=names, etag_timeout=timeout, tqdm_class=bars))
+
+
+class _NoBar(tqdm):
+    """The client's progress bar, never drawn: for a log, and where there is nothing to fetch."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **(options | {"disable": True}))  # type: ignore[no-untyped-call]
 
 
 def _weight_files(repo: str, revision: str | None, listed: set[str]) -> list[str]:
