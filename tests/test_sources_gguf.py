@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import tinymi
 from tests.gguf_files import SIZES, bpe_metadata, contents, paired, save_pair, sentencepiece_metadata, write
 from tests.variants import error, hugging_face
 from tinymi.errors import SourceError
@@ -108,6 +109,19 @@ def test_llama3_rope_scaling_is_recovered_from_its_factors(tmp_path: Path) -> No
         expected = hugging_face(original)(tokens).logits.numpy()
         assert error(hugging_face(folder)(tokens).logits.numpy(), expected) == 0
         assert error(by_transformers(path).eval()(tokens).logits.numpy(), expected) > 1e-3  # it does matter
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "llama3"])
+def test_tinymi_loads_a_gguf_file_and_computes_what_transformers_does(family: str, tmp_path: Path) -> None:
+    scaled: dict[str, Any] = {}
+    if family == "llama3":
+        scaled = {"rope_parameters": LLAMA3, "max_position_embeddings": 32768}
+    original, path = save_pair(tmp_path, family.removesuffix("3") if scaled else family, **scaled)
+    model = tinymi.load(path)
+    tokens = np.random.default_rng(0).integers(0, model.config.d_vocab, (2, 60))
+    with torch.no_grad():
+        expected = hugging_face(original)(torch.from_numpy(tokens)).logits.numpy()
+    assert error(model(tokens), expected) < 1e-5
 
 
 def test_tied_embeddings_are_stored_once(tmp_path: Path) -> None:
