@@ -12,6 +12,7 @@ from tinymi.errors import (
     WeightsError,
 )
 from tinymi.hooks import POINTS, ActivationCache, HookPoint, Point, get_act_name
+from tinymi.key_values import KeyValueCache
 from tinymi.loader import load
 from tinymi.model import Model
 from tinymi.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ __all__ = [
     "HookError",
     "HookPoint",
     "InputError",
+    "KeyValueCache",
     "Model",
     "NotCachedError",
     "Point",

@@ -127,7 +127,7 @@ def forward(
     past: KeyValueCache | None = None,
 ) -> Array:
     """The transformer. Token ids [batch, pos] (or a residual stream) to logits (or a residual stream)."""
-    n_past = past.n_positions if past else 0
+    n_past = past.n_positions(span.layers) if past else 0
     angles = rope_angles(config, n_past, n_past + x.shape[1], weights.dtype)
     resid = hooks.at(None)("embed", weights.W_E[x]) if span.embed else x  # [batch, pos, d_model]
     for layer in span.layers:
@@ -145,6 +145,8 @@ class Model:
     stop_at_layer: the output is the residual stream that would enter this layer, not logits; n_layers gives the
         last one. Layers count from the end when negative.
     positions: compute logits only there (an int, several, or a slice); the pos axis keeps as many entries.
+    past_kv_cache: a KeyValueCache that holds earlier positions of the same prompts and takes up the new ones; the
+        run computes (and hooks see) only the new ones.
 
     Where hooks or a cache see the run, the array returned is read-only, as they may have kept it too.
 
@@ -163,9 +165,10 @@ class Model:
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         positions: Positions = None,
+        past_kv_cache: KeyValueCache | None = None,
     ) -> Array:
         """Token ids [batch, pos] to logits [batch, pos, d_vocab]."""
-        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions))
+        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions), past=past_kv_cache)
 
     def run_with_hooks(
         self,
@@ -175,13 +178,14 @@ class Model:
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         positions: Positions = None,
+        past_kv_cache: KeyValueCache | None = None,
     ) -> Array:
         """The logits of a run in which callbacks read or replace values.
 
         fwd_hooks: pairs (name, fn); fn(value, hook) returns None or a new array of the same shape. Instead of a
             name: several names, or a predicate over names.
         """
-        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions), fwd_hooks)
+        return self._run(tokens, self._span(start_at_layer, stop_at_layer, positions), fwd_hooks, past_kv_cache)
 
     def run_with_cache(
         self,
@@ -192,6 +196,7 @@ class Model:
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         positions: Positions = None,
+        past_kv_cache: KeyValueCache | None = None,
     ) -> tuple[Array, ActivationCache]:
         """The logits and what the run kept: every point, or those that names_filter (see run_with_hooks) names.
 
@@ -199,7 +204,7 @@ class Model:
         """
         cache = ActivationCache(self.config.n_layers)
         span = self._span(start_at_layer, stop_at_layer, positions)
-        return self._run(tokens, span, [*fwd_hooks, (names_filter, cache.keep)]), cache
+        return self._run(tokens, span, [*fwd_hooks, (names_filter, cache.keep)], past_kv_cache), cache
 
     def generate(
         self,
@@ -220,7 +225,7 @@ class Model:
             Where hooks make this differ from full runs (compared at the second and the last step) it is a HookError.
         """
         generation.check_settings(max_new_tokens, temperature, top_k, self.config.d_vocab)
-        ids, hooks, rng = self._check_tokens(tokens, None), list(fwd_hooks), np.random.default_rng(seed)
+        ids, hooks, rng = self._check_tokens(tokens), list(fwd_hooks), np.random.default_rng(seed)
         n_prompt, n_total = ids.shape[1], ids.shape[1] + max_new_tokens
         if n_total > self.config.n_ctx:
             raise InputError(
@@ -230,7 +235,8 @@ class Model:
         last = self._span(None, None, -1)
         past = KeyValueCache(len(ids), n_total, self.config, self.weights.dtype) if use_past_kv_cache else None
         for n_pos in range(n_prompt, n_total):
-            logits = self._run(ids[:, past.n_positions if past else 0 :], last, hooks, past)[:, 0]  # [batch, d_vocab]
+            n_past = past.n_positions(last.layers) if past else 0
+            logits = self._run(ids[:, n_past:], last, hooks, past)[:, 0]  # [batch, d_vocab]
             if past and hooks and n_pos in (n_prompt + 1, n_total - 1):
                 generation.check_agreement(logits, self._run(ids, last, hooks)[:, 0], n_pos)
             ids = np.hstack([ids, generation.choose(logits, temperature, top_k, rng)[:, None]])
@@ -244,7 +250,8 @@ class Model:
         past: KeyValueCache | None = None,
     ) -> Array:
         hooks = Hooks(fwd_hooks, hook_points(span.layers, embed=span.embed, unembed=span.unembed))
-        x = self._check_tokens(tokens, past) if span.embed else self._check_residual(tokens)
+        x = self._check_tokens(tokens) if span.embed else self._check_residual(tokens)
+        self._check_room(x, span, past)
         _check_positions(span.positions, x.shape[1])
         out = forward(x, self.weights, self.config, span, hooks, past)
         return read_only(out) if hooks else out  # a callback or a cache may have kept the same array
@@ -276,7 +283,20 @@ class Model:
             )
         return layer + n_layers if layer < 0 else layer
 
-    def _check_tokens(self, tokens: npt.ArrayLike, past: KeyValueCache | None) -> Tokens:
+    def _check_room(self, x: npt.NDArray[Any], span: Span, past: KeyValueCache | None) -> None:
+        """That the input's positions, after those of the past, are no more than the model and the cache take."""
+        if past is None:
+            n_past, room, owner = 0, self.config.n_ctx, "the model"
+        else:
+            n_past, room, owner = past.n_positions(span.layers), min(past.n_ctx, self.config.n_ctx), "past_kv_cache"
+            if past.batch != len(x):
+                raise InputError(f"past_kv_cache: has {past.batch} rows for a batch of {len(x)}; both must be the same")
+        if n_past + x.shape[1] > room:
+            raise InputError(
+                f"input: {n_past + x.shape[1]} positions, but {owner} takes 1 to {room}; shorten the prompt"
+            )
+
+    def _check_tokens(self, tokens: npt.ArrayLike) -> Tokens:
         ids = np.asarray(tokens)
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise InputError(
@@ -284,11 +304,6 @@ class Model:
             )
         if ids.size == 0:
             raise InputError(f"tokens: shape {list(ids.shape)} holds no token; give at least one prompt of one token")
-        n_pos = ids.shape[1] + (past.n_positions if past else 0)
-        if n_pos > self.config.n_ctx:
-            raise InputError(
-                f"tokens: {n_pos} positions, but the model takes 1 to {self.config.n_ctx}; shorten the prompt"
-            )
         if ids.min() < 0 or ids.max() >= self.config.d_vocab:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             raise InputError(f"tokens: id {wrong} is outside the vocabulary, 0 to {self.config.d_vocab - 1}")
@@ -301,8 +316,6 @@ class Model:
                 f"start_at_layer: the input is {_kind(x)}, but must be a residual stream, floats "
                 f'[batch, pos, d_model {self.config.d_model}], such as cache["resid_pre", layer]'
             )
-        if x.shape[1] > self.config.n_ctx:
-            raise InputError(f"residual stream: {x.shape[1]} positions, but the model takes 1 to {self.config.n_ctx}")
         return x.astype(self.weights.dtype, copy=False)
 
     # The tokenizer's four verbs, so that a lesson needs one object.
