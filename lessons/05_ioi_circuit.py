@@ -42,10 +42,10 @@ rng = np.random.default_rng(0)
 lesson.section("1. The task: who gets it?")
 lesson.say(
     '"When Mary and John found the store, John sent it to" goes on with " Mary". To say so, the model must notice that '
-    "John stands there twice and name the other one. The name to be given is the **indirect object** (IO), the one "
-    "that stands twice the **subject** (S; its places are S1 and S2, the last word is END). Each text exists twice, with "
-    "either name as S, so that liking one name better does not help; the two halves are called ABBA (IO, S, S) and "
-    "BABA (S, IO, S). The number to watch is the **logit difference**, logit(IO) - logit(S)."
+    "John stands there twice and name the other one. The name to be given is the indirect object (IO), the one that "
+    "stands twice the subject (S; its places are S1 and S2, the last word is END). Each text exists twice, with either "
+    "name as S, so that liking one name better does not help; the two halves are called ABBA (IO, S, S) and BABA "
+    "(S, IO, S). The number to watch is the logit difference, logit(IO) - logit(S)."
 )
 NAMES = "Mary John Tom Anna James Kate Paul Sarah David Emma Mark Laura Peter Lucy Jack Alice George Jane Simon Helen"
 PLACES = "store park school garden office house station river"
@@ -235,7 +235,8 @@ lesson.finding(
     established=can,
     evidence=f"logit difference {interval(baseline['known'])}, IO above S in {(baseline['known'] > 0).mean():.0%} of "
     f"{baseline['known'].size} prompts (bar: 70 % in each order, and an interval above 0)",
-    control=f"with a third name in place of S2 the first name leads the second by {abc_differences.mean():+.2f} on average",
+    control=f"with a third name in place of S2 the first name leads the second by {abc_differences.mean():+.2f} on "
+    "average",
 )
 if not can and not options.anyway:
     lesson.say(
@@ -248,8 +249,8 @@ if not can and not options.anyway:
 # %% 2. Knock out every head
 lesson.section("2. Knock out every head in turn")
 lesson.say(
-    f"Now each of the {n_layers} x {n_heads} heads is silenced, one at a time: its attention pattern is set to zero, so "
-    "that it reads nothing and writes nothing. What falls is the logit difference, if the head was needed.\n\n"
+    f"Now each of the {n_layers} x {n_heads} heads is silenced, one at a time: its attention pattern is set to zero, "
+    "so that it reads nothing and writes nothing. What falls is the logit difference, if the head was needed.\n\n"
     "Two things make that affordable, and neither changes a number. A head of layer 20 changes nothing below layer 20, "
     "so each run starts from the residual stream that enters the head's layer, and all heads of a layer run as one "
     "batch. And the two endings of a text share everything before S2, so the beginning runs once, its keys and values "
@@ -388,7 +389,8 @@ at_odds = [divmod(int(i), n_heads) for i in np.argsort(-np.abs(gap), axis=None, 
 lesson.table(
     ["head", "zero", "95 % interval", "mean", "95 % interval "],
     [
-        [f"{layer}.{head}", zero_drop[layer, head, 0], bounds(zero_drop[layer, head]), mean_drop[layer, head, 0], bounds(mean_drop[layer, head])]
+        [f"{layer}.{head}", zero_drop[layer, head, 0], bounds(zero_drop[layer, head]),
+         mean_drop[layer, head, 0], bounds(mean_drop[layer, head])]
         for layer, head in at_odds
     ],
     caption="the six heads for which the two disagree most", formats={"zero": "+.2f", "mean": "+.2f"},
@@ -397,9 +399,9 @@ strong = {kind: np.abs(drop[..., 0]) >= BAR * scale for kind, drop in (("zero", 
 only_zero = int((strong["zero"] & ~strong["mean"]).sum())
 lesson.say(
     f"{int(strong['zero'].sum())} heads change the logit difference by {BAR:.0%} of it or more when zeroed, "
-    f"{int(strong['mean'].sum())} when replaced by their mean, {int((strong['zero'] & strong['mean']).sum())} both ways. "
-    f"For the {only_zero} that only zero finds, what is missed is not what they know of the names. The roles below "
-    "go by the mean."
+    f"{int(strong['mean'].sum())} when replaced by their mean, {int((strong['zero'] & strong['mean']).sum())} both "
+    f"ways. For the {only_zero} that only zero finds, what is missed is not what they know of the names. The roles "
+    "below go by the mean."
 )
 
 # %% 4. What each head reads and writes
@@ -414,7 +416,6 @@ lesson.say(
     "Copy score: the name's residual stream after layer 0 is sent through the head's W_V and W_O and the unembedding; "
     "how often is the name among the five highest tokens (+1) or the five lowest (-1)?"
 )
-POINTS = ("hook_pattern", "hook_z", "0.hook_resid_post", "hook_mlp_out", "hook_embed", "ln_final.hook_scale")
 EDGES = {
     "END->IO": ("end", "io"),
     "END->S1": ("end", "s1"),
@@ -439,7 +440,8 @@ def read_attention(pattern: Array, places: dict[str, Tokens]) -> dict[str, Array
 
 
 def read_direct(z: Array, W_O: Array, directions: Array) -> Array:
-    """What each head writes at END [batch, n_heads, d_head], along each direction [2, batch, d_model]: [2, n_heads, batch]."""
+    """What each head writes at END, along each direction: z [batch, n_heads, d_head], directions [2, batch, d_model]
+    -> [2, n_heads, batch]."""
     written = z.transpose(1, 0, 2) @ W_O  # [n_heads, batch, d_model]
     direct: Array = (written * directions[:, None]).sum(axis=-1)
     return direct
@@ -491,10 +493,8 @@ def measure_all(model: Model, batches: Sequence[Batch]) -> dict[str, Array]:
 
 evidence = measure_all(model, known)
 name_rows = [(model(batch.tokens, stop_at_layer=1)[batch.rows, batch.io], batch.ids[:, 0]) for batch in sweep]
-copying = np.stack([
-    copy_scores(np.concatenate([row for row, _ in name_rows]), np.concatenate([ids for _, ids in name_rows]), layer, model)
-    for layer in range(n_layers)
-])  # [n_layers, n_heads]  # fmt: skip
+io_rows, io_ids = (np.concatenate(column) for column in zip(*name_rows, strict=True))
+copying = np.stack([copy_scores(io_rows, io_ids, layer, model) for layer in range(n_layers)])  # [n_layers, n_heads]
 average = {name: values.mean(axis=-1) for name, values in evidence.items()}  # [n_layers, n_heads]
 
 
@@ -505,17 +505,18 @@ def top_heads(values: Array, n: int) -> list[tuple[int, int]]:
 
 
 lesson.say(
-    "The heads that write most along the logit difference. Look at what they read, and at which name they write about:"
+    "The heads that write most along the logit difference. Look at which name they write about, and at what they read "
+    "(END-> is left out in the heads of these four columns):"
 )
+READ = {"IO ": "END->IO", "S1": "END->S1", "S2": "END->S2", "END": "END->END"}
 lesson.table(
-    ["head", "direct", "95 % interval", "to IO", "to S", "END->IO", "END->S1", "END->S2", "END->END", "copy"],
+    ["head", "direct", "95 % interval", "to IO", "to S", *READ, "copy"],
     [
         [f"{layer}.{head}", average["direct"][layer, head], bounds(spread(evidence["direct"][layer, head])),
-         *(average[name][layer, head] for name in ("IO", "S", "END->IO", "END->S1", "END->S2", "END->END")), copying[layer, head]]
+         *(average[name][layer, head] for name in ("IO", "S", *READ.values())), copying[layer, head]]
         for layer, head in top_heads(average["direct"], 10)
     ],
-    formats={"direct": "+.2f", "to IO": "+.2f", "to S": "+.2f", "copy": "+.2f"}
-    | dict.fromkeys(("END->IO", "END->S1", "END->S2", "END->END"), ".2f"),
+    formats=dict.fromkeys(("direct", "to IO", "to S", "copy"), "+.2f") | dict.fromkeys(READ, ".2f"),
 )  # fmt: skip
 
 # %% 5. Roles
@@ -710,8 +711,9 @@ labelled = [head for head in candidates if role[head] != "unclassified"]
 others = [head for head in candidates if role[head] == "unclassified"]
 lesson.say(
     f"{len(candidates)} of {len(every)} heads are strong. `effect` is how far the logit difference falls under mean "
-    f"ablation (heads with half the bar or more were measured again, on all {plain.size} prompts), `held out` the same on {baseline['held out'].size} prompts of {len(HELD_OUT)} templates that nothing "
-    "above has seen, and `again` says whether the rule gives the same role there, with an interval that leaves 0 out."
+    f"ablation (heads with half the bar or more were measured again, on all {plain.size} prompts), `held out` the same "
+    f"on {baseline['held out'].size} prompts of {len(HELD_OUT)} templates that nothing above has seen, and `again` "
+    "says whether the rule gives the same role there, with an interval that leaves 0 out."
 )
 
 
@@ -780,7 +782,7 @@ for _ in range(5):
         row |= {name: rows[head][name] for name in ("IO read", "IO read high")}
     moved_counts.append(sum(role_of(row, known_scale) != "unclassified" for row in chance.values()))
 together = baseline["held out"] - without(held_out, labelled, HELD_OUT)
-random_sets = [random_heads(labelled, candidates, n_heads, rng) for _ in range(10)] if labelled else []
+random_sets = [random_heads(labelled, candidates, n_heads, rng) for _ in range(6)] if labelled else []
 random_together = [baseline["held out"] - without(held_out, heads, HELD_OUT) for heads in random_sets]
 random_mean = [float(drop.mean()) for drop in random_together]
 lesson.say(
@@ -789,7 +791,8 @@ lesson.say(
     f"{len(labelled)} heads with a role take {interval(together)} off the logit difference of "
     f"{baseline['held out'].mean():.2f}"
     + (
-        f"; random heads of the same layers take {np.mean(random_mean):.2f} ({min(random_mean):.2f} to {max(random_mean):.2f} in 10 draws)."
+        f"; random heads of the same layers take {np.mean(random_mean):.2f} ({min(random_mean):.2f} to "
+        f"{max(random_mean):.2f} in {len(random_mean)} draws)."
         if random_mean
         else "."
     )
@@ -859,8 +862,8 @@ groups = {
 }
 lesson.say(
     "And through whom do the heads work that write nothing to the logits themselves? Each is ablated alone; what the "
-    "direct effects of the writing heads lose, group by group, and what MLPs lose, adds up to its whole effect but "
-    "for the change of the final norm's scale (remainder)."
+    "direct effects of the writing heads lose, group by group, and what the MLPs lose, adds up to its whole effect; "
+    "the column `MLPs, rest` also holds what the change of the final norm's scale does."
 )
 
 
@@ -903,7 +906,8 @@ def only(batches: Sequence[Batch], heads: Iterable[Head], templates: Sequence[st
 
 empty = only(held_out, [], HELD_OUT)
 alone = only(held_out, circuit, HELD_OUT)
-chance_alone = [float(only(held_out, random_heads(circuit, circuit, n_heads, rng), HELD_OUT).mean()) for _ in range(5)]
+chance_alone = np.stack([only(held_out, random_heads(circuit, circuit, n_heads, rng), HELD_OUT) for _ in range(4)])
+chance_best = float(chance_alone.mean(axis=1).max())
 by_effect = top_heads(mean_drop[..., 0], len(every))
 sizes = [size for size in (5, 10, 20, 40, 80) if size < len(every)]
 curve = {size: only(held_out, by_effect[:size], HELD_OUT) for size in sizes}
@@ -911,17 +915,17 @@ everything = only(held_out, every, HELD_OUT)
 full = float(baseline["held out"].mean())
 lesson.say(
     "Now the other way round: all heads are mean-ablated but those of the circuit. How much of the logit difference "
-    "do they carry alone? Beside it as many random heads of the same layers, and simply the heads with the largest "
+    "do they carry alone? Beside it as many random heads of the same layers (mean of 4 draws), and simply the heads "
+    "with the largest "
     "effect in the sweep, whatever their role. Held-out templates."
 )
 lesson.table(
     ["heads that stay", "number", "logit difference", "95 % interval", "share of the model's"],
     [
-        [label, number, float(np.mean(values)), bounds(spread(values)) if len(values) > 10 else f"{min(values):+.2f} to {max(values):+.2f}",
-         float(np.mean(values)) / full]
+        [label, number, float(np.mean(values)), bounds(spread(values)), float(np.mean(values)) / full]
         for label, number, values in [
             ("none", 0, empty), ("the circuit", len(circuit), alone),
-            ("random, same layers (5 draws)", len(circuit), np.array(chance_alone)),
+            ("random, same layers", len(circuit), chance_alone.mean(axis=0)),
             *((f"the {size} with the largest effect", size, values) for size, values in curve.items()),
             ("all", len(every), everything),
         ]
@@ -931,8 +935,9 @@ lesson.table(
 missing = [head for head in by_effect if head not in circuit][:5]
 with_missing = only(held_out, [*circuit, *missing], HELD_OUT)
 lesson.say(
-    f"What is missing: with the {len(missing)} strongest heads that have no role ({', '.join(map(head_name, missing))}) "
-    f"added, the circuit carries {interval(with_missing)}, {with_missing.mean() / full:.0%}."
+    f"What is missing: with the {len(missing)} strongest heads that have no role "
+    f"({', '.join(map(head_name, missing))}) added, the circuit carries {interval(with_missing)}, "
+    f"{with_missing.mean() / full:.0%}."
 )
 
 
@@ -967,8 +972,8 @@ def zero_z_gap() -> float:
 def attribution_gap() -> float:
     """Every part's direct effect (embedding, heads, MLPs) against the logit difference, on the first batch."""
     batch = sweep[0]
-    names_kept = lambda name: name.endswith(("hook_embed", "hook_attn_out", "hook_mlp_out", "ln_final.hook_scale"))  # noqa: E731
-    logits, cache = model.run_with_cache(batch.tokens, names_kept, positions=-1)
+    mlp_outs = [get_act_name("mlp_out", layer) for layer in range(n_layers)]
+    logits, cache = model.run_with_cache(batch.tokens, ["hook_embed", *mlp_outs, "ln_final.hook_scale"], positions=-1)
     io, s = name_directions(batch, cache["ln_final.hook_scale"][:, -1], model)
     stream = cache["hook_embed"][:, -1] + sum(cache["mlp_out", layer][:, -1] for layer in range(n_layers))
     parts = (stream * (io - s)).sum(axis=-1) + before["direct"][..., : len(batch.texts)].sum(axis=(0, 1))
@@ -1009,9 +1014,10 @@ lesson.finding(
 )
 lesson.finding(
     f"The {len(circuit)} heads of the circuit alone carry most of the behaviour.",
-    established=bool(circuit) and spread(alone)[1] > 0.5 * full and spread(alone)[1] > max(chance_alone),
+    established=bool(circuit) and spread(alone)[1] > 0.5 * full and spread(alone)[1] > chance_best,
     evidence=f"{interval(alone)} of {full:.2f}, {alone.mean() / full:.0%} (bar: the interval above half)",
-    control=f"random heads of the same layers {max(chance_alone):+.2f} at most; with every head ablated {empty.mean():+.2f}",
+    control=f"random heads of the same layers {chance_best:+.2f} at most in {len(chance_alone)} draws; with every head "
+    f"ablated {empty.mean():+.2f}",
 )
 if suppressors:
     lesson.say(
@@ -1019,16 +1025,18 @@ if suppressors:
         "S-inhibition head does, but it does not pass the name on: it lowers S's own logit. McDougall et al. 2023 call "
         "that copy suppression: a head that reads a name which the model is about to say, and writes against it. In "
         f"GPT-2 small such heads (negative name movers) work mostly against IO; here "
-        f"{sum(rows[head]['direct'] for head in suppressors):+.2f} of the logit difference comes from writing against S, "
+        f"{sum(rows[head]['direct'] for head in suppressors):+.2f} of the logit difference comes from writing "
+        "against S, "
         f"the name movers write {sum(rows[head]['direct'] for head in movers):+.2f} in all."
     )
 found_kinds = set(kinds)
 paper = ("duplicate-token", "previous-token", "induction", "S-inhibition", "name mover", "negative name mover")
+not_found = [kind for kind in paper if kind not in found_kinds] + ([] if backups else ["backup name mover"])
 lesson.say(
     "Beside the paper's circuit in GPT-2 small, which has 26 heads in seven classes and a logit difference of 3.55: "
     f"here {len(circuit)} heads and {baseline['known'].mean():.2f}. Found in both: "
     f"{', '.join(kind for kind in paper if kind in found_kinds) or 'none'}. Not found here: "
-    f"{', '.join([kind for kind in paper if kind not in found_kinds] + ([] if backups else ['backup name mover'])) or 'none'}."
+    f"{', '.join(not_found) or 'none'}."
     " Three cautions: the bars are choices, and a head just under one is as real as a head just over it; the MLPs were "
     "left alone; and the attention of a head says what it reads, which is why each role also needs an effect."
 )
@@ -1039,7 +1047,8 @@ lesson.json["heads"] = [
         "role": "backup name mover" if head in backups else role.get(head, "weak"),
         "does": description(all_rows[head], DIRECT_BAR * known_scale),
         "evidence": rows.get(head, all_rows[head]),
-        "held_out": ({"role": role_of(held_rows[head], held_scale), "again": bool(again[head])} | held_rows[head]) if head in held_rows else None,
+        "held_out": {"role": role_of(held_rows[head], held_scale), "again": bool(again[head])} | held_rows[head]
+        if head in held_rows else None,
         "through": paths.get(head),
     }
     for head in sorted({*candidates, *backups})
@@ -1050,11 +1059,12 @@ lesson.json["all_heads"] = {
 }
 lesson.json["controls"] = {
     "moved_places": moved_counts, "together": spread(together).tolist(), "random_together": random_mean,
-    "random_alone": chance_alone,
+    "random_alone": chance_alone.mean(axis=1).tolist(),
 }  # fmt: skip
 lesson.json["faithfulness"] = {
-    "share": float(alone.mean()) / full, "logit_diff": spread(alone).tolist(), "model": full, "none": float(empty.mean()),
-    "heads": len(circuit), "by_effect": {str(size): float(values.mean()) for size, values in curve.items()},
+    "share": float(alone.mean()) / full, "logit_diff": spread(alone).tolist(), "model": full,
+    "none": float(empty.mean()), "heads": len(circuit),
+    "by_effect": {str(size): float(values.mean()) for size, values in curve.items()},
     "with_missing": float(with_missing.mean()), "missing": [list(head) for head in missing],
 }  # fmt: skip
 strongest = top_heads(mean_drop[..., 0], 1)[0]
