@@ -6,9 +6,9 @@ writes, give it a role only where the evidence carries it, and test how much of 
 
 Hook points used: blocks.i.attn.hook_pattern, blocks.i.attn.hook_z, blocks.i.hook_resid_pre, ln_final.hook_scale
 
-Needs: lessons 0 and 3 (direct attribution)
+Needs: lesson 0
 
-Time: 40 minutes to read, one minute to run
+Time: 40 minutes to read, a minute or two to run
 
 Paper: Wang et al. 2022, Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 small;
 McDougall et al. 2023, Copy Suppression
@@ -412,7 +412,8 @@ lesson.say(
     "Attention: how much END reads from IO, S1 and S2, how much S2 reads from S1 and from the word after S1, and how "
     "much the word after S1 reads from S1.\n\n"
     "Direct effect: what the head's own write at END adds to the logit difference, with the final norm's scale frozen "
-    "(lesson 3), and apart, what it adds to IO's logit and to S's (against the vocabulary's mean).\n\n"
+    "(the norm divides by one number, which is kept as it is), and apart,"
+    "what it adds to IO's logit and to S's (against the vocabulary's mean).\n\n"
     "Copy score: the name's residual stream after layer 0 is sent through the head's W_V and W_O and the unembedding; "
     "how often is the name among the five highest tokens (+1) or the five lowest (-1)?"
 )
