@@ -412,7 +412,7 @@ lesson.say(
     "Attention: how much END reads from IO, S1 and S2, how much S2 reads from S1 and from the word after S1, and how "
     "much the word after S1 reads from S1.\n\n"
     "Direct effect: what the head's own write at END adds to the logit difference, with the final norm's scale frozen "
-    "(the norm divides by one number, which is kept as it is), and apart,"
+    "(the norm divides by one number, which is kept as it is), and apart, "
     "what it adds to IO's logit and to S's (against the vocabulary's mean).\n\n"
     "Copy score: the name's residual stream after layer 0 is sent through the head's W_V and W_O and the unembedding; "
     "how often is the name among the five highest tokens (+1) or the five lowest (-1)?"
