@@ -171,7 +171,8 @@ lesson.say(
 # %% 2. One token, without a foil
 lesson.section("2. One token, without a foil")
 lesson.say(
-    "A foil asks a sharper question, but a choice hides in it: what speaks for both tokens is invisible. Without a foil "
+    "A foil asks a sharper question, but a choice hides in it: what speaks for both tokens is invisible. Without a "
+    "foil "
     "one can hold the answer against the mean logit of the whole vocabulary: the direction is then the answer's column "
     "of `W_U` minus the mean of all columns. (Adding one number to all logits changes no probability, so a bare logit "
     "means nothing; that is why something has to be held against it.) Look at what the foil had hidden: shares that "
@@ -194,7 +195,8 @@ lesson.table(
 # %% 3. Heads
 lesson.section("3. Finer: every head")
 lesson.say(
-    "An attention layer is a sum too. Head h writes `z_h @ W_O_h`, and the heads' shares sum to their layer's. Look for "
+    "An attention layer is a sum too. Head h writes `z_h @ W_O_h`, and the heads' shares sum to their layer's. Look "
+    "for "
     "dark cells; then, for the heads that write most, at the token the last position reads in them."
 )
 
@@ -235,7 +237,8 @@ strongest = int(np.abs(mlp_shares).argmax())
 lesson.section(f"4. Finer still: the neurons of MLP {strongest}")
 lesson.say(
     f"The MLP with the largest share here is that of layer {strongest}, {mlp_shares[strongest]:+.2f}. It is a sum over "
-    f"its {config.d_mlp:,} neurons: each writes its row of `W_out`, times its activation. A neuron's share is therefore "
+    f"its {config.d_mlp:,} neurons: each writes its row of `W_out`, times its activation. A neuron's share is "
+    "therefore "
     "two numbers: how strongly it is active here, and how far its row points along our direction. Look at both, and at "
     "which tokens the row promotes most whenever it is active as here."
 )
@@ -270,9 +273,11 @@ lesson.say(
 # %% 5. How localised?
 lesson.section("5. How localised is an answer?")
 lesson.say(
-    "Is a prediction the work of a few components or of many? One figure: how few components make up 80 % of all shares, "
+    "Is a prediction the work of a few components or of many? One figure: how few components make up 80 % of all "
+    "shares, "
     "each taken without its sign (with the signs, shares that cancel each other would count for nothing). 1 would be a "
-    f"single component; {len(NAMES)} is all. The first prompt asks for a fact. The second, the control, is a phrase that "
+    f"single component; {len(NAMES)} is all. The first prompt asks for a fact. The second, the control, is a phrase "
+    "that "
     "goes on by itself. The third and fourth have the same answer and foil as the first but do not ask for them: one "
     "asks for some place, the other for none."
 )
@@ -313,7 +318,8 @@ same = float(np.corrcoef(run.shares, no_place.shares)[0, 1])
 asked_top = np.argsort(-np.abs(asked), kind="stable")[:6]
 lesson.say(
     f'On "{no_place.prompt}", which asks for no place, {show_token(answer)} still leads {show_token(foil)} by '
-    f"{no_place.difference(no_place.logits):+.2f}, made of shares that sum to {np.abs(no_place.shares).sum():.1f} without "
+    f"{no_place.difference(no_place.logits):+.2f}, made of shares that sum to {np.abs(no_place.shares).sum():.1f} "
+    "without "
     "their signs. Shares of that size are there even where nothing is asked: a large share alone proves nothing. The "
     f"correlation of the two prompts' shares is {same:+.2f}. What the question adds shows in the difference of the two:"
 )
@@ -388,7 +394,8 @@ lesson.section("6. What a component wrote, and what it caused")
 lesson.say(
     "A share is bookkeeping: it says what a component wrote along the direction, not what would happen without it. So "
     "take the ten components with the largest shares and remove each in turn. At the last position its write is set to "
-    "zero, the layers above run again, and the logit difference falls by the total effect. That effect is three things, "
+    "zero, the layers above run again, and the logit difference falls by the total effect. That effect is three "
+    "things, "
     "and they add up exactly:\n\n"
     "`direct`: the share itself. `later layers`: what the components above write otherwise, now that they read another "
     "stream. `norm`: the final scale is another one, so everything is read at another size.\n\n"
@@ -470,7 +477,8 @@ columns = list(table[0])
 lesson.table(
     ["component", *columns],
     [[NAMES[i], *table[i].values()] for i in ten],
-    caption=f"removing the ten components with the largest shares, one at a time; the logit difference is {logit_diff:+.2f}",
+    caption=f"removing the ten components with the largest shares, one at a time; the logit difference is "
+    f"{logit_diff:+.2f}",
     formats=dict.fromkeys(columns, "+.2f"),
 )
 direct, total, everywhere = (
@@ -598,14 +606,16 @@ if "facts" in late:
         f"[{low:.0%}, {high:.0%}]; for {run.prompt!r} {late_share(run):.0%}",
         control=f"spread evenly it would be {uniform:.0%}"
         + (f"; phrases {late['phrases'][0]:.0%}" if "phrases" in late else "")
-        + f"; a prompt that does not ask {late_share(no_place):.0%}: late writing is a habit of the model, not of facts",
+        + f"; a prompt that does not ask {late_share(no_place):.0%}: late writing is a habit of the model, not of "
+        "facts",
     )
 if min(map(len, figures.values())) >= 5:
     lesson.finding(
         "Facts are more localised than phrases: fewer components make up 80 % of the shares.",
         established=gap_interval[0] > 0,
         evidence=f"{np.mean(figures['facts']):.1f} components for {len(figures['facts'])} facts, "
-        f"{np.mean(figures['phrases']):.1f} for {len(figures['phrases'])} phrases, of {len(NAMES)}; difference {gap:+.1f}, "
+        f"{np.mean(figures['phrases']):.1f} for {len(figures['phrases'])} phrases, of {len(NAMES)}; difference "
+        f"{gap:+.1f}, "
         f"95 % bootstrap interval [{gap_interval[0]:+.1f}, {gap_interval[1]:+.1f}]",
         control=f"the same answer and foil where nothing asks for them: {localisation(no_place.shares)}; the bar is an "
         "interval above 0. Neither kind is the work of a few components",
@@ -642,7 +652,8 @@ lesson.exercise(
 own = run.parts / np.sqrt(np.mean(run.parts**2, axis=1, keepdims=True) + config.rms_eps)
 wrong = float((own @ (run.direction * run.scale)).sum())
 lesson.exercise(
-    "A tempting mistake: norm every component by its own size instead of the whole stream's. What do the shares sum to?",
+    "A tempting mistake: norm every component by its own size instead of the whole stream's. What do the shares sum "
+    "to?",
     answer=f"{wrong:+.2f}, where the logit difference is {logit_diff:+.2f}",
     hint="divide each row of run.parts by its own root mean square, and undo the frozen scale in run.direction",
     minutes=10,
