@@ -87,7 +87,8 @@ def lens(resid: Array, weight: Array, W_U: Array, eps: float) -> Array:
     """The logits of any residual streams: [..., d_model] -> [..., d_vocab], all in one matmul."""
     scale = np.sqrt(np.mean(resid * resid, axis=-1, keepdims=True) + eps)
     normalized = (resid / scale * weight).reshape(-1, resid.shape[-1])  # [rows, d_model]
-    return (normalized @ W_U).reshape(*resid.shape[:-1], -1)  # [..., d_vocab]
+    logits: Array = (normalized @ W_U).reshape(*resid.shape[:-1], -1)  # [..., d_vocab]
+    return logits
 
 
 def read(logits: Array) -> tuple[Array, Array]:
@@ -603,11 +604,13 @@ if stable_layers and ordinary_layers:
         f"layers, 95 % bootstrap interval [{low:+.1f}, {high:+.1f}]; the bar is an interval above 0",
     )
 if rivals:
-    at_random = [
-        sum((guess == rng.permutation(guess.shape[1])).sum(axis=1) for guess in guesses.values()) / len(rivals)
-        for _ in range(2000)
-    ]
-    bar = float(np.percentile(np.max(at_random, axis=1), 95))
+    at_random = np.stack(
+        [
+            sum((guess == rng.permutation(guess.shape[1])).sum(axis=1) for guess in guesses.values()) / len(rivals)
+            for _ in range(2000)
+        ]
+    )  # [draws, n_layers]
+    bar = float(np.percentile(at_random.max(axis=1), 95))
     apart = np.array([entry["told_apart"] for entry in lesson.json["by_layer"]])
     apart_from = first_and_stable(apart > bar)[1]
     settles, alone_share = float(np.median([f["stable_layer"] for f in rivals])), float(np.mean(subject_alone))
