@@ -406,62 +406,51 @@ lesson.say(
 )
 
 
-def replace_last(write: Array) -> Callback:
-    """Put another write [d_model] in the place of the component's, at the last position."""
+def remove(mean: Array) -> Callback:
+    """Row 0 loses the component's write at the last position, row 1 gets its mean [d_model] there, row 2 loses it all."""
 
     def callback(value: Array, hook: HookPoint) -> Array:
-        edited = value.copy()
-        edited[:, -1] = write
+        edited = value.copy()  # [3, pos, d_model]
+        edited[0, -1], edited[1, -1], edited[2] = 0, mean, 0
         return edited
 
     return callback
 
 
-def nothing_anywhere(value: Array, hook: HookPoint) -> Array:
-    return np.zeros_like(value)
+def parts_without(model: Model, run: Run, component: int, streams: Sequence[Array], mean: Array) -> Array:
+    """What all components write at the last position in the three removals: [3, 1 + 2 * n_layers, d_model].
 
-
-def parts_without(model: Model, run: Run, component: int, resid: Sequence[Array], write: Array) -> Array:
-    """All components' writes [1 + 2 * n_layers, d_model] at the last position when one of them writes `write` there.
-
-    resid: the streams that enter each layer, [1, pos, d_model] each; layers below the component need not run again.
+    streams: what enters each layer, [1, pos, d_model] each; the layers below the component need not run again.
     """
-    start = max(component - 1, 0) // 2
-    hooks = [(POINTS[component], replace_last(write))]
-    kept = POINTS[1 + 2 * start :]
+    hooks = [(POINTS[component], remove(mean))]
     if component == 0:
-        _, cache = model.run_with_cache(run.tokens, ["hook_embed", *kept], fwd_hooks=hooks, positions=-1)
-        return np.stack([cache[name][0, -1] for name in POINTS])
-    _, cache = model.run_with_cache(resid[start], kept, fwd_hooks=hooks, start_at_layer=start, positions=-1)
-    return np.concatenate([run.parts[: 1 + 2 * start], np.stack([cache[name][0, -1] for name in kept])])
+        _, cache = model.run_with_cache(np.tile(run.tokens, (3, 1)), POINTS, fwd_hooks=hooks, positions=-1)
+        return np.stack([cache[name][:, -1] for name in POINTS], axis=1)
+    start = (component - 1) // 2
+    kept, below = POINTS[1 + 2 * start :], np.tile(run.parts[: 1 + 2 * start], (3, 1, 1))
+    tiled = np.tile(streams[start], (3, 1, 1))
+    _, cache = model.run_with_cache(tiled, kept, fwd_hooks=hooks, start_at_layer=start, positions=-1)
+    return np.concatenate([below, np.stack([cache[name][:, -1] for name in kept], axis=1)], axis=1)
 
 
-def read(run: Run, parts: Array, eps: float) -> float:
-    """The logit difference that a sum of parts gives, with a scale of its own."""
-    x = parts.sum(axis=0)
-    scale = float(np.sqrt(np.mean(x * x) + eps))
-    return float(x @ run.direction) * run.scale / scale
+def read(run: Run, parts: Array, eps: float) -> Array:
+    """The logit differences that sums of parts [..., component, d_model] give, each with a scale of its own."""
+    x = parts.sum(axis=-2)
+    scale = np.sqrt(np.mean(x * x, axis=-1) + eps)
+    difference: Array = (x @ run.direction) * run.scale / scale
+    return difference
 
 
 def effects(run: Run, streams: Sequence[Array], component: int) -> dict[str, float]:
-    """What the removal (zero) of one component at the last position does, and through what."""
-    parts = parts_without(model, run, component, streams, nothing)
+    """What the removal of one component does, and through what."""
+    parts = parts_without(model, run, component, streams, mean_parts[component])
+    total, mean, everywhere = (float(x) for x in run.difference(run.logits) - read(run, parts, config.rms_eps))
     direct = float(run.shares[component])
-    later = float((run.parts - parts)[component + 1 :].sum(axis=0) @ run.direction)
-    total = run.difference(run.logits) - read(run, parts, config.rms_eps)
-    return {"direct": direct, "later layers": later, "norm": total - direct - later, "total": total}
-
-
-def other_removals(run: Run, streams: Sequence[Array], component: int) -> dict[str, float]:
-    """The total effect with the mean instead of zero, and with zero at every position."""
-    with_mean = parts_without(model, run, component, streams, mean_parts[component])
-    hooks, start = [(POINTS[component], nothing_anywhere)], max(component - 1, 0) // 2
-    if component == 0:
-        logits = model.run_with_hooks(run.tokens, hooks, positions=-1)
-    else:
-        logits = model.run_with_hooks(streams[start], hooks, start_at_layer=start, positions=-1)
-    whole = run.difference(run.logits)
-    return {"mean": whole - read(run, with_mean, config.rms_eps), "all positions": whole - run.difference(logits[0, 0])}
+    later = float((run.parts - parts[0])[component + 1 :].sum(axis=0) @ run.direction)
+    return {
+        "direct": direct, "later layers": later, "norm": total - direct - later, "total": total,
+        "mean": mean, "all positions": everywhere,
+    }  # fmt: skip
 
 
 def entering(model: Model, run: Run) -> list[Array]:
@@ -474,11 +463,7 @@ def entering(model: Model, run: Run) -> list[Array]:
 streams = entering(model, run)
 references = [r.parts for r in (control, place, no_place, *kinds["facts"], *kinds["phrases"]) if r.prompt != run.prompt]
 mean_parts = np.mean(references, axis=0)  # [1 + 2 * n_layers, d_model]
-nothing = np.zeros(config.d_model, run.parts.dtype)
-table = {
-    i: effects(run, streams, i) | other_removals(run, streams, i)
-    for i in lesson.progress(range(len(NAMES)), "removing components", len(NAMES))
-}
+table = {i: effects(run, streams, i) for i in lesson.progress(range(len(NAMES)), "removing components", len(NAMES))}
 ten = [int(i) for i in by_size[:10]]
 columns = list(table[0])
 lesson.table(
@@ -547,8 +532,14 @@ lesson.check(
 
 
 def plain_total(component: int) -> float:
-    """The same removal in one plain run from the tokens on."""
-    logits = model.run_with_hooks(run.tokens, [(POINTS[component], replace_last(nothing))])[0, -1]
+    """The removal at the last position in one plain run from the tokens on."""
+
+    def nothing_at_the_end(value: Array, hook: HookPoint) -> Array:
+        edited = value.copy()
+        edited[:, -1] = 0
+        return edited
+
+    logits = model.run_with_hooks(run.tokens, [(POINTS[component], nothing_at_the_end)])[0, -1]
     return logit_diff - run.difference(logits)
 
 
@@ -637,7 +628,7 @@ if min(map(len, figures.values())) >= 5:
         "interval above 0. Neither kind is the work of a few components",
     )
 lesson.json["localisation"] = figures | {"gap": gap, "interval": list(gap_interval)}
-replicas = [r for r in kinds["facts"] if r.prompt != run.prompt][:3]
+replicas = [r for r in kinds["facts"] if r.prompt != run.prompt][:2]
 rho = {run.prompt: rank_correlation(np.abs(direct), np.abs(total))}
 for r in replicas:
     entered = entering(model, r)

@@ -610,18 +610,19 @@ if rivals:
             for _ in range(2000)
         ]
     )  # [draws, n_layers]
-    bar = float(np.percentile(at_random.max(axis=1), 95))
+    dealt_out = float(np.percentile(at_random.max(axis=1), 95))
     apart = np.array([entry["told_apart"] for entry in lesson.json["by_layer"]])
-    apart_from = first_and_stable(apart > bar)[1]
+    apart_from = first_and_stable(apart > dealt_out)[1]
     settles, alone_share = float(np.median([f["stable_layer"] for f in rivals])), float(np.mean(subject_alone))
-    lesson.json["told_apart"] = {"bar": bar, "from_layer": apart_from, "subject_alone": alone_share}
+    lesson.json["told_apart"] = {"bar": dealt_out, "from_layer": apart_from, "subject_alone": alone_share}
     lesson.finding(
         "The last position's stream holds which fact is asked for, layers before the answer is top-1.",
         established=apart_from is not None and apart_from <= settles - 2 and len(rivals) >= 5,
         evidence=f"from layer {apart_from} on, more answers are told apart from the others of their kind than the bar "
         f"({apart.max():.0%} first at layer {int(apart.argmax())}); they are top-1 from layer {settles:.1f} on "
         "(median)",
-        control=f"the bar, {bar:.0%}, is what answers dealt out at random reach in 1 run of 20, each run in its best "
+        control=f"the bar, {dealt_out:.0%}, is what answers dealt out at random reach in 1 run of 20, each run in its "
+        "best "
         f"layer. But the subjects' embeddings alone, with no model at all, would tell {alone_share:.0%} apart: this "
         "shows that the subject has arrived, not that the answer has",
     )

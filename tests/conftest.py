@@ -28,6 +28,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> tinymi.Model:
+    return tinymi.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
 def free_head_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaMA of three layers, with grouped heads that are wider than d_model / n_heads."""
     return save_variant(tmp_path_factory.mktemp("free_head"), "llama-free-head")
