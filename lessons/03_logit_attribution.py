@@ -9,7 +9,7 @@ blocks.i.mlp.hook_post, blocks.i.hook_resid_pre, blocks.i.hook_resid_post, ln_fi
 
 Needs: lesson 0
 
-Time: 25 minutes to read, 10 seconds to run
+Time: 25 minutes to read, 15 seconds to run
 
 Paper: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits (the residual stream as a sum); Wang et al.
 2022, Interpretability in the Wild (direct effect); McGrath et al. 2023, The Hydra Effect (what is taken out is made up
@@ -407,7 +407,7 @@ lesson.say(
 
 
 def remove(mean: Array) -> Callback:
-    """Row 0 loses the component's write at the last position, row 1 gets its mean [d_model] there, row 2 loses it all."""
+    """Row 0 loses the write at the last position, row 1 gets the mean [d_model] there, row 2 loses it everywhere."""
 
     def callback(value: Array, hook: HookPoint) -> Array:
         edited = value.copy()  # [3, pos, d_model]

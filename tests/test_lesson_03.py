@@ -10,12 +10,12 @@ import torch
 from tests.running import lesson_json, run_lesson
 from tests.variants import hugging_face
 from tinymi import Model
-from tinymi.arrays import Array
+from tinymi.arrays import Tokens
 
 EIFFEL = "The Eiffel Tower is in"
 
 
-def written(folder: Path, ids: Array, removed: str | None = None) -> tuple[dict[str, Any], Any, Any]:
+def written(folder: Path, ids: Tokens, removed: str | None = None) -> tuple[dict[str, Any], Any, Any]:
     """By transformers: what every component writes at the last position, the logits there, and the final norm's input.
 
     removed: a component whose write at the last position is set to zero.
@@ -39,10 +39,10 @@ def written(folder: Path, ids: Array, removed: str | None = None) -> tuple[dict[
         layer.mlp.register_forward_hook(keep(f"{i}.mlp_out"))
     with torch.no_grad():
         logits = model(torch.from_numpy(ids)).logits[0, -1].double()
-    return parts, logits, model
+    return parts, logits, model.requires_grad_(False)
 
 
-def shares_by_hugging_face(folder: Path, ids: Array, answer: int, foil: int) -> tuple[dict[str, float], float]:
+def shares_by_hugging_face(folder: Path, ids: Tokens, answer: int, foil: int) -> tuple[dict[str, float], float]:
     parts, logits, model = written(folder, ids)
     final = torch.stack(list(parts.values())).sum(dim=0)
     scale = torch.sqrt((final**2).mean() + model.config.rms_norm_eps)
