@@ -8,7 +8,7 @@ Hook points used: blocks.i.hook_mlp_out, blocks.i.mlp.hook_post, blocks.i.ln2.ho
 
 Needs: lessons 0 and 1
 
-Time: 20 minutes to read, 10 seconds to run
+Time: 20 minutes to read, 15 seconds to run
 
 Paper: Geva et al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories; Elhage et al. 2022, Toy Models of
 Superposition (why a neuron need not mean one thing); Shazeer 2020 (the gated MLP)
@@ -611,7 +611,9 @@ if found:
     )
 
 # %% 5. One layer in full
-first_all = {u: acts[layer_of[u]][:, number[u]] for u in np.flatnonzero(is_top)}  # [token], all tokens of the first set
+first_all = {
+    int(u): acts[layer_of[u]][:, number[u]] for u in np.flatnonzero(is_top)
+}  # [token], all tokens of the first set
 
 
 def extremes(values: Array, n: int = 3) -> tuple[list[int], list[int]]:
@@ -622,7 +624,8 @@ def extremes(values: Array, n: int = 3) -> tuple[list[int], list[int]]:
 
 def gate_and_in(layer: int, token: int, neuron: int) -> tuple[float, float]:
     """The two factors of a neuron's activation: x . W_gate[:, n] before silu, and x . W_in[:, n]."""
-    x, block = cache[get_act_name("ln2.normalized", layer)][token], weights.blocks[layer]
+    block = weights.blocks[layer]
+    x = cache[get_act_name("ln2.normalized", layer)][token] * block.ln2  # [d_model], what the MLP reads
     return float(x @ block.W_gate[:, neuron]), float(x @ block.W_in[:, neuron])
 
 
@@ -658,7 +661,7 @@ lesson.say(
     + " Under each table stands what it writes: the tokens that it promotes through the unembedding when it is active "
     "on its strong side. This leaves out all layers in between, so early layers look stranger than they are."
 )
-for u in np.flatnonzero((layer_of == shown) & is_top):
+for u in map(int, np.flatnonzero((layer_of == shown) & is_top)):
     rows = []
     for side, tokens in zip(("highest", "lowest"), extremes(first_all[u]), strict=True):
         for token in tokens:
@@ -670,11 +673,11 @@ for u in np.flatnonzero((layer_of == shown) & is_top):
     lesson.table(
         headers,
         rows,
-        caption=f"{unit} {number[u]} of layer {shown}: {hypothesis(int(u))}"
+        caption=f"{unit} {number[u]} of layer {shown}: {hypothesis(u)}"
         + (f", held-out precision {precision[u]:.0%}, lift {lift[u]:.1f}" if survives[u] else ""),
         formats={"activation": "+.2f", "gate": "+.2f", "in": "+.2f"},
     )
-    lesson.say(f"{number[u]} promotes " + " ".join(show_token(piece) for piece in promotes(int(u), 6)) + ".")
+    lesson.say(f"{number[u]} promotes " + " ".join(show_token(piece) for piece in promotes(u, 6)) + ".")
 
 # %% 6. Summary
 lesson.section("6. Summary")
@@ -684,7 +687,7 @@ best = sorted(sorted(kept, key=lambda u: -lift[u])[:MAX_ROWS])
 lesson.json["layers"] = []
 for layer in layers:
     neurons = []
-    for u in np.flatnonzero((layer_of == layer) & is_top):
+    for u in map(int, np.flatnonzero((layer_of == layer) & is_top)):
         highest, lowest = extremes(first_all[u])
         strong = highest if sign[u, 0] > 0 else lowest
         neurons.append({
@@ -699,10 +702,10 @@ for layer in layers:
                 for side, tokens in (("top_tokens", strong), ("highest", highest), ("lowest", lowest))
             },
             "gate": gate_and_in(layer, strong[0], int(number[u]))[0] if SITE == "post" else None,
-            "guess": categories[guessed[u]] if guessed[u] >= 0 else None, "hypothesis": hypothesis(int(u)),
+            "guess": categories[guessed[u]] if guessed[u] >= 0 else None, "hypothesis": hypothesis(u),
             "precision": float(precision[u]) if guessed[u] >= 0 else None,
             "lift": float(lift[u]) if guessed[u] >= 0 else None,
-            "fires_held_out": int(held_fires[u].sum()), "promotes": promotes(int(u)),
+            "fires_held_out": int(held_fires[u].sum()), "promotes": promotes(u),
         })  # fmt: skip
     lesson.json["layers"].append({"layer": layer, "neurons": neurons})
 lesson.json["prompts"] = [
@@ -717,7 +720,7 @@ lesson.say(
     f"How many of a layer's five have a hypothesis that survived: {', '.join(map(str, counts))} (layer 0 to "
     f"{config.n_layers - 1}). "
     + (
-        f"The table shows {'the ' + str(MAX_ROWS) + ' with the largest lift' if len(kept) > MAX_ROWS else 'all of them'}; "
+        f"The table shows {f'the {MAX_ROWS} with the largest lift' if len(kept) > MAX_ROWS else 'them all'}; "
         f"every one of the {n_each} {unit}s is in the file that --json writes. Top tokens are those on the strong side."
         if kept
         else f"None of the {n_each} {unit}s has one, so there is no table."
@@ -746,7 +749,8 @@ def relative(found: Array, expected: Array) -> float:
 
 def remade(layer: int) -> tuple[Array, Array]:
     """Both points of a layer from what enters its MLP: three matmuls."""
-    x, block = cache[get_act_name("ln2.normalized", layer)], weights.blocks[layer]
+    block = weights.blocks[layer]
+    x = cache[get_act_name("ln2.normalized", layer)] * block.ln2  # [token, d_model]
     acts = silu(x @ block.W_gate) * (x @ block.W_in)  # [token, d_mlp]
     return acts, acts @ block.W_out
 
@@ -805,11 +809,10 @@ lesson.finding(
     control=f"with the categories dealt out at random {max(shuffled)} at most; the bar is an interval above that and "
     "above 10 %",
 )
-differences = survives[is_top].reshape(config.n_layers, -1).mean(axis=1) - survives[~is_top].reshape(
-    config.n_layers, -1
-).mean(axis=1)
+per_layer = [survives[mask].reshape(config.n_layers, -1).mean(axis=1) for mask in (is_top, ~is_top)]
+differences = per_layer[0] - per_layer[1]  # [n_layers]
 drawn = rng.choice(differences, (5000, config.n_layers)).mean(axis=1)
-gap, gap_low, gap_high = float(differences.mean()), *(float(x) for x in np.percentile(drawn, [2.5, 97.5]))
+gap, (gap_low, gap_high) = float(differences.mean()), np.percentile(drawn, [2.5, 97.5]).tolist()
 lesson.json["hypotheses"] |= {"share": [share, low, high], "more_than_random": [gap, gap_low, gap_high]}
 lesson.finding(
     f"The most active {unit}s are easier to describe than random ones of the same layers.",
