@@ -166,7 +166,7 @@ class Text:
         self.position = np.concatenate([np.arange(length) for length in lengths])  # [token]
 
     def piece(self, token: int) -> str:
-        return self.pieces[self.prompt[token]][self.position[token]]
+        return str(self.pieces[self.prompt[token]][self.position[token]])
 
     def context(self, token: int, before: int = 5) -> Token:
         """The token in brackets after the few before it."""
@@ -261,7 +261,8 @@ middle = math.sqrt(starts[sink, 0] * starts[sink, 1]) if stands_out else math.in
 
 def like_a_start(acts: Array, position: Integers, middle: float) -> npt.NDArray[np.bool_]:
     """Later tokens whose largest activation lies nearer to that of position 0, by ratio, than to the others'."""
-    return (np.abs(acts).max(axis=1) > middle) & (position > 0)
+    alike: npt.NDArray[np.bool_] = (np.abs(acts).max(axis=1) > middle) & (position > 0)
+    return alike
 
 
 held_sink = capture(model, held_out, {get_act_name("post", sink): slice(None)})[get_act_name("post", sink)]
@@ -675,7 +676,7 @@ for u in map(int, np.flatnonzero((layer_of == shown) & is_top)):
         rows,
         caption=f"{unit} {number[u]} of layer {shown}: {hypothesis(u)}"
         + (f", held-out precision {precision[u]:.0%}, lift {lift[u]:.1f}" if survives[u] else ""),
-        formats={"activation": "+.2f", "gate": "+.2f", "in": "+.2f"},
+        formats=dict.fromkeys(headers[3:], "+.2f"),
     )
     lesson.say(f"{number[u]} promotes " + " ".join(show_token(piece) for piece in promotes(u, 6)) + ".")
 
@@ -809,8 +810,8 @@ lesson.finding(
     control=f"with the categories dealt out at random {max(shuffled)} at most; the bar is an interval above that and "
     "above 10 %",
 )
-per_layer = [survives[mask].reshape(config.n_layers, -1).mean(axis=1) for mask in (is_top, ~is_top)]
-differences = per_layer[0] - per_layer[1]  # [n_layers]
+top_share, random_share = (survives[m].reshape(config.n_layers, -1).mean(axis=1) for m in (is_top, ~is_top))
+differences = top_share - random_share  # [n_layers]
 drawn = rng.choice(differences, (5000, config.n_layers)).mean(axis=1)
 gap, (gap_low, gap_high) = float(differences.mean()), np.percentile(drawn, [2.5, 97.5]).tolist()
 lesson.json["hypotheses"] |= {"share": [share, low, high], "more_than_random": [gap, gap_low, gap_high]}

@@ -6,7 +6,7 @@ writes, give it a role only where the evidence carries it, and test how much of 
 
 Hook points used: blocks.i.attn.hook_pattern, blocks.i.attn.hook_z, blocks.i.hook_resid_pre, ln_final.hook_scale
 
-Needs: lesson 0
+Needs: lessons 0 and 3
 
 Time: 40 minutes to read, a minute or two to run
 
