@@ -359,7 +359,8 @@ def shared_by_chance(n_layers: int, width: int, rng: np.random.Generator) -> Int
 
 
 chance_shared = shared_by_chance(config.n_layers, config.d_model, rng)
-(dim, n_shared), (_, n_neurons_shared) = dims_shared.most_common(1)[0], neurons_shared.most_common(1)[0]
+dim, n_shared = dims_shared.most_common(1)[0]
+n_neurons_shared = neurons_shared.most_common(1)[0][1]
 few = [d for d, n in dims_shared.items() if n > chance_shared.max()]
 lesson.say(
     f"Dimension {dim} is among the five largest of {n_shared} of {config.n_layers} layers; five random dimensions a "

@@ -36,12 +36,10 @@ class Reference:
         self.position = np.concatenate([np.arange(row.shape[1]) for row in tokens])
         self.pieces = [piece for row in tokens for piece in model.to_str_tokens(row[0])]
 
-    def counts(self, left_out: list[dict[str, Any]]) -> Array:
+    def counts(self, left_out: list[dict[str, Any]]) -> Any:
         """Which tokens count: no first one, and none that the lesson says is like one."""
         out = {(entry["prompt"], entry["position"]) for entry in left_out}
-        return np.array(
-            [i > 0 and (p, i) not in out for p, i in zip(self.prompt, self.position, strict=True)], dtype=np.float32
-        ).astype(bool)  # type: ignore[return-value]
+        return np.array([i > 0 and (p, i) not in out for p, i in zip(self.prompt, self.position, strict=True)])
 
 
 def prompts_of(found: dict[str, Any], name: str) -> list[str]:
@@ -93,9 +91,14 @@ def test_prompts_of_ones_own(tiny_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [(None, "cannot be read"), (b"\xff\xfe\xff", "not UTF-8"), (b"one line\n", "has 1 prompts"), (b"a\nb\nc\nd\n", "too little")],
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe\xff", "not UTF-8"),
+        (b"one line\n", "has 1 prompts"),
+        (b"a\nb\nc\nd\n", "too little"),
+    ],
     ids=["missing", "no text", "one line", "too short"],
-)  # fmt: skip
+)
 def test_a_wrong_file_is_one_line_and_status_2(
     content: bytes | None, problem: str, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -144,5 +144,5 @@ def test_controls_and_faithfulness(found: dict[str, Any]) -> None:
     assert 0.4 < faithfulness["share"] < 0.9
     assert max(controls["random_alone"]) < 1
     assert faithfulness["by_effect"]["80"] > 0.9 * faithfulness["model"]
-    drawn = found["stdout"].split("logits")[-1]
-    assert "tokens" in drawn
+    drawing = next(item["text"] for item in found["report"] if "logits\nlayer" in item.get("text", ""))
+    assert drawing.index("23.3 S-suppressor") < drawing.index("16.0 previous-token")  # the logits are above
