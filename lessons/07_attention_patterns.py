@@ -82,8 +82,8 @@ lesson.json["prompt"] = {"tokens": [int(token) for token in tokens[0]], "str_tok
 
 
 def name(head: Head) -> str:
-    """(17, 4) -> "L17H4": head 4 of layer 17."""
-    return f"L{head[0]}H{head[1]}"
+    """(17, 4) -> "17.4": head 4 of layer 17."""
+    return f"{head[0]}.{head[1]}"
 
 
 def all_names(short: str) -> list[str]:
@@ -97,7 +97,7 @@ lesson.say(
     "A pattern is a table per head: row by row, how much a position (the query) reads from each position up to it (the "
     "keys). A first idea is to average the heads of a layer and ask where the last token looks. The table does that. "
     "Look at how often the answer is position 0, and then at the last two columns: the head of the same layer that "
-    "looks hardest at something else. The average hides it. `LxHy` is head y of layer x, counted from 0."
+    "looks hardest at something else. The average hides it. `17.4` would be head 4 of layer 17, both counted from 0."
 )
 _, cache = model.run_with_cache(
     tokens, [*all_names("pattern"), *all_names("v"), *all_names("z"), *all_names("rot_q"), *all_names("rot_k")],
@@ -110,11 +110,12 @@ rows: list[list[Any]] = []
 for layer in range(n_layers):
     away = last_rows[layer].copy()
     away[:, 0] = 0
-    head, key = (int(i) for i in np.unravel_index(away.argmax(), away.shape))
+    at_head, key = (int(i) for i in np.unravel_index(away.argmax(), away.shape))
     top = int(mean_rows[layer].argmax())
-    sinks = int((last_rows[layer].argmax(axis=-1) == 0).sum())
-    rows.append([layer, top, Token(str_tokens[top]), float(mean_rows[layer, top]), sinks, name((layer, head)),
-                 Token(str_tokens[key]), float(away[head, key])])  # fmt: skip
+    n_sinks = int((last_rows[layer].argmax(axis=-1) == 0).sum())
+    rows.append([layer, top, Token(str_tokens[top]), float(mean_rows[layer, top]), n_sinks,
+                 name((layer, at_head)),
+                 Token(str_tokens[key]), float(away[at_head, key])])  # fmt: skip
 lesson.table(
     ["layer", "pos", "the average reads", "share", "heads at 0", "one head", "reads", "its share"],
     rows,
@@ -168,7 +169,8 @@ def kind_masks(tokens: Tokens) -> Mask:
 def kind_sums(pattern: Array, masks: Mask) -> Floats:
     """[kind, n_layers, n_heads]: the attention to the keys of a kind, summed over all rows."""
     flat = pattern.reshape(*pattern.shape[:-2], -1)  # [n_layers, n_heads, query * key]
-    return np.moveaxis(flat @ masks.reshape(len(masks), -1).T.astype(flat.dtype), -1, 0).astype(np.float64)
+    sums: Floats = np.moveaxis(flat @ masks.reshape(len(masks), -1).T.astype(flat.dtype), -1, 0).astype(np.float64)
+    return sums
 
 
 def count_rows(masks: Mask) -> Floats:
@@ -178,7 +180,10 @@ def count_rows(masks: Mask) -> Floats:
 
 def even_pattern(n_pos: int) -> Array:
     """[query, key]: a head that spreads its attention evenly over the keys that it may read."""
-    return np.tril(np.ones((n_pos, n_pos), dtype=np.float32)) / np.arange(1, n_pos + 1, dtype=np.float32)[:, None]
+    even: Array = (
+        np.tril(np.ones((n_pos, n_pos), dtype=np.float32)) / np.arange(1, n_pos + 1, dtype=np.float32)[:, None]
+    )
+    return even
 
 
 def value_norms(v: Array, W_O: Array) -> Array:
@@ -378,8 +383,8 @@ lesson.say(
 candidates: list[dict[str, Any]] = []
 for kind, kind_name in enumerate(KINDS):
     natural_interval = interval(natural[:, kind], natural_rows[:, kind], 0.95, rng)
-    best = np.argsort(-natural_share[kind].ravel(), kind="stable")[: min(N_FOUND, n_layers * n_heads)]
-    for layer, head in zip(*(index.tolist() for index in np.unravel_index(best, (n_layers, n_heads))), strict=True):
+    order = np.argsort(-natural_share[kind].ravel(), kind="stable")[: min(N_FOUND, n_layers * n_heads)]
+    for layer, head in zip(*(index.tolist() for index in np.unravel_index(order, (n_layers, n_heads))), strict=True):
         at = (kind, layer, head)
         candidates.append({
             "kind": kind_name, "layer": layer, "head": head, "name": name((layer, head)),
@@ -392,17 +397,16 @@ for kind, kind_name in enumerate(KINDS):
             "control": float(control_share[at]), "confirmed": bool(passes[at]),
         })  # fmt: skip
 lesson.table(
-    ["kind", "head", "sentences", "random", "low", "high", "evenly", "layer's others", "control", "confirmed"],
+    ["kind", "head", "sentences", "random", "low", "high", "others", "control", "confirmed"],
     [
-        [c["kind"], c["name"], c["natural"], c["random"], *c["random_interval"], c["random_even"],
-         c["random_layer_others"], c["control"], "yes" if c["confirmed"] else "no"]
+        [c["kind"], c["name"], c["natural"], c["random"], *c["random_interval"], c["random_layer_others"],
+         c["control"], "yes" if c["confirmed"] else "no"]
         for c in candidates
     ],
     caption="the heads that stand out on sentences, and their share on random tokens that come twice (low, high: its "
-    "interval; evenly, layer's others: the same share for comparison; control: no repetition)",
-    formats=dict.fromkeys(
-        ("sentences", "random", "low", "high", "evenly", "layer's others", "control"), ".2f"
-    ),
+    "interval; others: the other heads of the layer; control: the same places without a repetition); spread evenly it "
+    f"would be {float(random_even[0]):.2f}",
+    formats=dict.fromkeys(("sentences", "random", "low", "high", "others", "control"), ".2f"),
 )  # fmt: skip
 confirmed = {
     kind: [(c["layer"], c["head"]) for c in candidates if c["kind"] == kind and c["confirmed"]] for kind in KINDS
@@ -661,22 +665,23 @@ lesson.finding(
 for kind_name in ("previous", "duplicate", "induction"):
     kind = KINDS.index(kind_name)
     heads = confirmed[kind_name]
-    best = max(heads, key=lambda head: float(random_share[kind][head]), default=None)
+    top = max(heads, key=lambda head: float(random_share[kind][head]), default=None)
     lesson.finding(
-        f"There are {kind_name} heads: {', '.join(map(name, heads)) or 'none confirmed'}.",
-        established=best is not None and n_passing["sham"] <= 0.05 * n_layers * n_heads,
+        f"There are {kind_name}{'' if kind_name == 'induction' else '-token'} heads: "
+        f"{', '.join(map(name, heads)) or 'none confirmed'}.",
+        established=top is not None and n_passing["sham"] <= 0.05 * n_layers * n_heads,
         evidence=f"{len(heads)} of the {N_FOUND} that sentences proposed are confirmed on random tokens"
         + (
-            f"; {name(best)} has {random_share[kind][best]:.2f} there, interval {random_low[0, kind][best]:.2f} to "
-            f"{random_low[1, kind][best]:.2f}"
-            if best is not None
+            f"; {name(top)} has {random_share[kind][top]:.2f} there, interval {random_low[0, kind][top]:.2f} to "
+            f"{random_low[1, kind][top]:.2f}"
+            if top is not None
             else ""
         ),
         control=f"evenly {random_even[kind]:.2f}; "
         + (
-            f"the other heads of its layer {others(random_share[kind])[best]:.2f}; in the same places without a "
-            f"repetition {control_share[kind][best]:.2f}; "
-            if best is not None
+            f"the other heads of its layer {others(random_share[kind])[top]:.2f}; in the same places without a "
+            f"repetition {control_share[kind][top]:.2f}; "
+            if top is not None
             else ""
         )
         + f"{n_passing['sham']} of {n_layers * n_heads} heads pass the bar for a sham kind",
@@ -709,13 +714,11 @@ lesson.exercise(
     difficulty="easy",
 )
 lesson.exercise(
-    "Count the `sink` share of position 0 without leaving it out of `previous`: how large is the largest `previous` "
-    "share that a head of section 2 can have from row 1 alone? (The answer is a number of rows.)",
-    answer=f"1 of {int(natural_rows.sum(axis=0)[KINDS.index('previous')] + len(NATURAL))} rows per prompt, "
-    f"{len(NATURAL)} in all",
-    hint="in row 1 the token before is position 0",
+    "On the sentences, what share of its attention does the average head give to the five kinds together?",
+    answer=f"{float((natural.sum(axis=1) / (sum(len(row) for row in ids) - len(ids))).sum(axis=0).mean()):.3f}",
+    hint="natural holds sums over rows; every row but the first of each sentence counts once",
     minutes=5,
-    difficulty="easy",
+    difficulty="medium",
 )
 strongest = tuple(int(i) for i in np.unravel_index(random_share[INDUCTION].argmax(), random_share[INDUCTION].shape))
 lesson.exercise(
