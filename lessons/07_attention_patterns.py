@@ -175,7 +175,8 @@ def kind_sums(pattern: Array, masks: Mask) -> Floats:
 
 def count_rows(masks: Mask) -> Floats:
     """[kind]: the rows in which the kind exists."""
-    return masks.any(axis=-1).sum(axis=-1).astype(np.float64)
+    rows: Floats = masks.any(axis=-1).sum(axis=-1).astype(np.float64)
+    return rows
 
 
 def even_pattern(n_pos: int) -> Array:
@@ -189,7 +190,8 @@ def even_pattern(n_pos: int) -> Array:
 def value_norms(v: Array, W_O: Array) -> Array:
     """[2, n_heads, key]: lengths of the values v [key, n_kv_heads, d_head], and of what W_O makes of them."""
     values = np.repeat(v, len(W_O) // v.shape[1], axis=1).transpose(1, 0, 2)  # [n_heads, key, d_head]
-    return np.sqrt(np.stack([(values * values).sum(axis=-1), ((values @ W_O) ** 2).sum(axis=-1)]))
+    squares: Array = np.stack([(values * values).sum(axis=-1), ((values @ W_O) ** 2).sum(axis=-1)])
+    return np.sqrt(squares)
 
 
 def sink_shares(pattern: Array, norms: Array) -> Array:
@@ -665,23 +667,24 @@ lesson.finding(
 for kind_name in ("previous", "duplicate", "induction"):
     kind = KINDS.index(kind_name)
     heads = confirmed[kind_name]
-    top = max(heads, key=lambda head: float(random_share[kind][head]), default=None)
+    leader = max(heads, key=lambda head: float(random_share[kind][head]), default=None)
     lesson.finding(
         f"There are {kind_name}{'' if kind_name == 'induction' else '-token'} heads: "
         f"{', '.join(map(name, heads)) or 'none confirmed'}.",
-        established=top is not None and n_passing["sham"] <= 0.05 * n_layers * n_heads,
+        established=leader is not None and n_passing["sham"] <= 0.05 * n_layers * n_heads,
         evidence=f"{len(heads)} of the {N_FOUND} that sentences proposed are confirmed on random tokens"
         + (
-            f"; {name(top)} has {random_share[kind][top]:.2f} there, interval {random_low[0, kind][top]:.2f} to "
-            f"{random_low[1, kind][top]:.2f}"
-            if top is not None
+            f"; {name(leader)} has {random_share[kind][leader]:.2f} there, interval {random_low[0, kind][leader]:.2f} "
+            "to "
+            f"{random_low[1, kind][leader]:.2f}"
+            if leader is not None
             else ""
         ),
         control=f"evenly {random_even[kind]:.2f}; "
         + (
-            f"the other heads of its layer {others(random_share[kind])[top]:.2f}; in the same places without a "
-            f"repetition {control_share[kind][top]:.2f}; "
-            if top is not None
+            f"the other heads of its layer {others(random_share[kind])[leader]:.2f}; in the same places without a "
+            f"repetition {control_share[kind][leader]:.2f}; "
+            if leader is not None
             else ""
         )
         + f"{n_passing['sham']} of {n_layers * n_heads} heads pass the bar for a sham kind",
