@@ -104,7 +104,7 @@ def test_prompts_are_found_for_any_tokenizer(tiny_folder: Path, tmp_path: Path) 
         (["--clean", "abc", "--corrupted", "ab", "--answer", "x", "--wrong", "y"], "equal length"),
         (["--clean", "abc", "--corrupted", "abc", "--answer", "x", "--wrong", "y"], "nothing to patch"),
         (["--clean", "abc", "--corrupted", "abd", "--answer", "x", "--wrong", "x"], "the answer itself"),
-        (["--clean", "abc", "--corrupted", "abd", "--answer", "xx", "--wrong", "y"], "one token"),
+        (["--clean", "abc", "--corrupted", "abd", "--answer", "xx", "--wrong", "y"], "xx"),
         (["--pairs", "7"], "1 to 6"),
     ],
 )
