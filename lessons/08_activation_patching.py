@@ -508,18 +508,19 @@ lesson.check(
     ),
     1e-3,
 )
-third = n_layers // 3
+third = max(n_layers // 3, 1)
+final = max(third // 2, 1)
 if subject != end:
     lesson.finding(
         "What the answer depends on stays at the word itself through the first third of the layers, and is at the last "
         "position in the last third.",
         established=able
         and bool((at_subject[:third] > 0.8).all() and (at_end[:third] < 0.2).all())
-        and bool((at_end[n_layers - third // 2 :] > 0.8).all()),
+        and bool((at_end[n_layers - final :] > 0.8).all()),
         evidence=f"denoising, over {n_pairs} pairs: at the word {at_subject[:third].min():.2f} at least in layers 0 to "
-        f"{third - 1}, at the last position {at_end[:third].max():.2f} at most; in the last {third // 2} layers the "
+        f"{third - 1}, at the last position {at_end[:third].max():.2f} at most; in the last {final} layers the "
         "last "
-        f"position has {at_end[n_layers - third // 2 :].min():.2f} at least",
+        f"position has {at_end[n_layers - final :].min():.2f} at least",
         control=f"the stream of unrelated prompts, at the word, first third: {removal[:third, subject].mean():.2f} on "
         f"average, {removal[:third, subject].max():.2f} at most; the bars are 0.8 and 0.2 in every pair",
     )
