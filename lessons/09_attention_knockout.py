@@ -16,8 +16,10 @@ knockout in windows of layers); Xiao et al. 2023, Efficient Streaming Language M
 """
 
 # %% Set-up
+import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 

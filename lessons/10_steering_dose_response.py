@@ -181,31 +181,28 @@ def log_softmax(logits: Array) -> Array:
 def odds(log_p: Array) -> Array:
     """log2 of P(a good word) / P(a bad word): [..., d_vocab] -> [...]."""
     p = np.exp(log_p)
-    return np.log2(np.maximum(p[..., good].sum(axis=-1), 1e-30)) - np.log2(np.maximum(p[..., bad].sum(axis=-1), 1e-30))
+    up, down = (np.log2(np.maximum(p[..., words].sum(axis=-1), 1e-30)) for words in (good, bad))
+    bits: Array = up - down
+    return bits
 
 
 clean_log_p = log_softmax(clean)  # [prompt, d_vocab]
 
 
-def steer(vectors: Array) -> Callback:
-    """Adds vectors[block] [d_model] to block i of the batch, at every position but the first."""
-
-    def callback(resid: Array, hook: HookPoint) -> Array:
-        edited = resid.reshape(len(vectors), -1, *resid.shape[1:]).copy()  # [block, prompt, pos, d_model]
-        edited[:, :, 1:] += vectors[:, None, None]
-        return edited.reshape(resid.shape)
-
-    return callback
+def steered(resid: Array, vectors: Array) -> Array:
+    """A batch of blocks of prompts [block * prompt, pos, d_model] with vectors[block] added to all but position 0."""
+    edited = resid.reshape(len(vectors), -1, *resid.shape[1:]).copy()  # [block, prompt, pos, d_model]
+    edited[:, :, 1:] += vectors[:, None, None]
+    return edited.reshape(resid.shape)
 
 
 def respond(layer: int, vectors: Array) -> Array:
     """The log probabilities [block, prompt, d_vocab] when vectors [block, d_model] are added after a layer."""
     found = []
     for batch in streams:
-        n_prompts = len(batch[layer])
-        edited = steer(vectors)(np.tile(batch[layer], (len(vectors), 1, 1)), HookPoint(points[layer], layer))
-        logits = model(edited, start_at_layer=layer + 1, positions=-1)[:, 0]
-        found.append(log_softmax(logits).reshape(len(vectors), n_prompts, -1))
+        resid = steered(np.tile(batch[layer], (len(vectors), 1, 1)), vectors)
+        logits = model(resid, start_at_layer=layer + 1, positions=-1)[:, 0]
+        found.append(log_softmax(logits).reshape(len(vectors), len(batch[layer]), -1))
     return np.concatenate(found, axis=1)
 
 
@@ -226,19 +223,19 @@ lesson.say(
     "dose moves the odds in both directions."
 )
 doses = np.array(DOSES, dtype=np.float32)
-steered, moved = [], []  # per layer [dose, prompt]
-random_steered, random_moved = [], []  # per layer [random, dose, prompt]
+changes, moves = [], []  # per layer [dose, prompt]
+random_changes, random_moves = [], []  # per layer [random, dose, prompt]
 RANDOM_DOSES = np.array([-0.5, 0.5], dtype=np.float32)
 for layer in lesson.progress(range(n_layers), "doses", n_layers):
     own = doses[:, None] * float(norms[layer]) * direction[layer]  # [dose, d_model]
     other = RANDOM_DOSES[None, :, None] * float(norms[layer]) * randoms[:, layer, None]  # [random, dose, d_model]
     change, kl = figures(respond(layer, np.concatenate([own, other.reshape(-1, config.d_model)])))
-    steered.append(change[: len(doses)])
-    moved.append(kl[: len(doses)])
-    random_steered.append(change[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
-    random_moved.append(kl[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
-answer, kl_of = np.stack(steered), np.stack(moved)  # [n_layers, dose, prompt]
-random_answer, random_kl = np.stack(random_steered), np.stack(random_moved)  # [n_layers, random, dose, prompt]
+    changes.append(change[: len(doses)])
+    moves.append(kl[: len(doses)])
+    random_changes.append(change[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
+    random_moves.append(kl[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
+answer, kl_of = np.stack(changes), np.stack(moves)  # [n_layers, dose, prompt]
+random_answer, random_kl = np.stack(random_changes), np.stack(random_moves)  # [n_layers, random, dose, prompt]
 dose_labels = [f"{dose:+g}" for dose in DOSES]
 lesson.heatmap(
     answer.mean(axis=-1), column_labels=dose_labels, row_axis="layer", column_axis="dose", format="+.1f",
@@ -364,7 +361,13 @@ zero = respond(best, np.zeros((1, config.d_model), np.float32))[0]
 lesson.check("dose 0 changes nothing (log probabilities)", float(np.abs(zero - clean_log_p).max()), 1e-3)
 tokens = batches[0]
 vector = 0.5 * float(norms[best]) * direction[best][None]
-plain = model.run_with_hooks(tokens, [(points[best], steer(vector))], positions=-1)[:, 0]
+
+
+def add_vector(resid: Array, hook: HookPoint) -> Array:
+    return steered(resid, vector)
+
+
+plain = model.run_with_hooks(tokens, [(points[best], add_vector)], positions=-1)[:, 0]
 lesson.check(
     "starting again behind the layer equals a plain run with a hook (log probabilities)",
     float(np.abs(respond(best, vector)[0, : len(tokens)] - log_softmax(plain)).max()),
