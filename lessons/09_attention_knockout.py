@@ -32,16 +32,18 @@ from tinymi.lesson import Lesson, Token, show_token
 lesson = Lesson(__doc__)
 lesson.option("--prompt", help="a prompt of your own, instead of the capitals; then --subject too")
 lesson.option("--subject", type=int, metavar="POSITION", help="where the subject's last token stands in it, from 0")
-lesson.option("--window", type=int, default=5, metavar="N", help="how many layers a window has")
+lesson.option(
+    "--window", type=int, metavar="N", help="how many layers a window has; without it 5, or all if there are fewer"
+)
 options = lesson.start()
 if (options.prompt is None) != (options.subject is None):
     raise InputError("--prompt and --subject belong together: give both or neither")
 model = lesson.load_model()
 config = model.config
 n_layers, n_heads = config.n_layers, config.n_heads
-if not 1 <= options.window <= n_layers:
-    raise InputError(f"--window: {options.window}, but the model has {n_layers} layers; give 1 to {n_layers}")
-width = options.window
+width = min(5, n_layers) if options.window is None else options.window
+if not 1 <= width <= n_layers:
+    raise InputError(f"--window: {width}, but the model has {n_layers} layers; give 1 to {n_layers}")
 rng = np.random.default_rng(0)
 
 # %% 1. The prompts

@@ -223,19 +223,11 @@ lesson.say(
     "dose moves the odds in both directions."
 )
 doses = np.array(DOSES, dtype=np.float32)
-changes, moves = [], []  # per layer [dose, prompt]
-random_changes, random_moves = [], []  # per layer [random, dose, prompt]
-RANDOM_DOSES = np.array([-0.5, 0.5], dtype=np.float32)
+found = []
 for layer in lesson.progress(range(n_layers), "doses", n_layers):
-    own = doses[:, None] * float(norms[layer]) * direction[layer]  # [dose, d_model]
-    other = RANDOM_DOSES[None, :, None] * float(norms[layer]) * randoms[:, layer, None]  # [random, dose, d_model]
-    change, kl = figures(respond(layer, np.concatenate([own, other.reshape(-1, config.d_model)])))
-    changes.append(change[: len(doses)])
-    moves.append(kl[: len(doses)])
-    random_changes.append(change[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
-    random_moves.append(kl[len(doses) :].reshape(N_RANDOM, len(RANDOM_DOSES), -1))
-answer, kl_of = np.stack(changes), np.stack(moves)  # [n_layers, dose, prompt]
-random_answer, random_kl = np.stack(random_changes), np.stack(random_moves)  # [n_layers, random, dose, prompt]
+    vectors = doses[:, None] * float(norms[layer]) * direction[layer]  # [dose, d_model]
+    found.append(figures(respond(layer, vectors)))
+answer, kl_of = (np.stack(values) for values in zip(*found, strict=True))  # each [n_layers, dose, prompt]
 dose_labels = [f"{dose:+g}" for dose in DOSES]
 lesson.heatmap(
     answer.mean(axis=-1), column_labels=dose_labels, row_axis="layer", column_axis="dose", format="+.1f",
@@ -247,7 +239,21 @@ lesson.heatmap(
 )  # fmt: skip
 up, down = DOSES.index(0.5), DOSES.index(-0.5)
 swing = answer[:, up] - answer[:, down]  # [n_layers, prompt]: from dose -0.5 to +0.5
-random_swing = random_answer[:, :, 1] - random_answer[:, :, 0]  # [n_layers, random, prompt]
+lower = max(n_layers - n_layers // 3, 1)  # the layers below the last third
+best = options.layer if options.layer is not None else int(swing[:lower].mean(axis=-1).argmax())
+HALF = np.array([-0.5, 0.5], dtype=np.float32)
+
+
+def respond_to_random(layer: int) -> tuple[Array, Array]:
+    """Change of the odds and KL under random directions at dose -0.5 and 0.5: each [random, dose, prompt]."""
+    vectors = HALF[None, :, None] * float(norms[layer]) * randoms[:, layer, None]  # [random, dose, d_model]
+    change, kl = figures(respond(layer, vectors.reshape(-1, config.d_model)))
+    return change.reshape(N_RANDOM, 2, -1), kl.reshape(N_RANDOM, 2, -1)
+
+
+compared = sorted({*shown_layers, best})
+control = {layer: respond_to_random(layer) for layer in lesson.progress(compared, "random directions", len(compared))}
+random_swing = {layer: np.abs((change[:, 1] - change[:, 0]).mean(axis=-1)) for layer, (change, _) in control.items()}
 lesson.say(
     "The control: random directions of the same length. From dose -0.5 to +0.5 the odds swing by so much, with our "
     f"direction and with {N_RANDOM} random ones (mean of the sizes); and KL at these doses. A KL that is as large "
@@ -257,22 +263,25 @@ lesson.say(
 lesson.table(
     ["layer", "swing", "random", "KL", "KL, random"],
     [
-        [layer, float(swing[layer].mean()), float(np.abs(random_swing[layer].mean(axis=-1)).mean()),
-         float(kl_of[layer, [down, up]].mean()), float(random_kl[layer].mean())]
-        for layer in shown_layers
+        [layer, float(swing[layer].mean()), float(random_swing[layer].mean()),
+         float(kl_of[layer, [down, up]].mean()), float(control[layer][1].mean())]
+        for layer in compared
     ],
     formats={"swing": "+.2f", "random": ".2f", "KL": ".2f", "KL, random": ".2f"},
 )  # fmt: skip
 per_bit = swing.mean(axis=-1) / np.maximum(kl_of[:, [down, up]].mean(axis=(1, 2)), 1e-6)  # [n_layers]
-usable = np.where(np.array(reliable) > 0, swing.mean(axis=-1), -np.inf)
-best = options.layer if options.layer is not None else int(usable.argmax())
 
 # %% 3. What does it write?
 lesson.section(f"3. What does it write? Layer {best}")
 WRITTEN = (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0)
 lesson.say(
     f"Layer {best} "
-    + ("was asked for. " if options.layer is not None else "has the largest swing. ")
+    + (
+        "was asked for. "
+        if options.layer is not None
+        else "has the largest swing of the lower two thirds (above, a direction acts almost directly on the logits of the "
+        "words that we count). "
+    )
     + f'The model continues "{options.prompt}" greedily, {options.tokens} tokens, with the direction added in every '
     "step. "
     "Fluency is judged by the model itself, unsteered: its loss on the continuation, in bits per token (what is likely "
@@ -374,10 +383,13 @@ lesson.check(
     1e-3,
 )
 lesson.check("directions have length 1", float(np.abs(lengths(direction) - 1).max()), 1e-5)
-prompt_rows = np.repeat(model.to_tokens(options.prompt), len(WRITTEN), axis=0)
-hooks = [(points[best], steer_rows(amounts * direction[best]))]
+prompt_rows = np.repeat(model.to_tokens(options.prompt), 3, axis=0)
+some = [0, len(WRITTEN) // 2, len(WRITTEN) - 1]
+hooks = [(points[best], steer_rows(amounts[some] * direction[best]))]
 slow = model.generate(prompt_rows, options.tokens, fwd_hooks=hooks, use_past_kv_cache=False)[:, prompt_rows.shape[1] :]
-lesson.check("writing with a key-value cache gives the same tokens as without", float((slow != written).sum()), 0.0)
+lesson.check(
+    "writing with a key-value cache gives the same tokens as without", float((slow != written[some]).sum()), 0.0
+)
 
 
 def interval(values: Array) -> tuple[float, float, float]:
@@ -388,7 +400,7 @@ def interval(values: Array) -> tuple[float, float, float]:
 
 
 mean, low, high = interval(swing[best])
-random_best = np.abs(random_swing[best].mean(axis=-1))  # [random]
+random_best = random_swing[best]  # [random]
 lesson.finding(
     f"The direction steers: added after layer {best} it moves the odds of good against bad words, on prompts it was "
     "not "
@@ -399,7 +411,6 @@ lesson.finding(
     control=f"random directions of the same length {', '.join(f'{x:.2f}' for x in random_best)} (sizes); the bar is an "
     "interval above twice the largest",
 )
-orders = np.diff(answer[best].mean(axis=-1))
 rising = [layer for layer in range(n_layers) if (np.diff(answer[layer, down : up + 1].mean(axis=-1)) > 0).all()]
 lesson.finding(
     "Dose and response go together between -0.5 and +0.5: more is more, in both directions.",
@@ -420,7 +431,7 @@ lesson.finding(
     "small "
     "doses",
 )
-late = float(np.mean([swing[layer].mean() for layer in range(n_layers) if layer >= n_layers - n_layers // 3] or [0.0]))
+late = float(swing[lower:].mean()) if lower < n_layers else 0.0
 lesson.say(
     f"In which layer? The largest swing is in layer {int(swing.mean(axis=-1).argmax())}; per bit of KL, that is for "
     "the "
@@ -441,9 +452,10 @@ lesson.json["words"] = {"good": model.to_str_tokens(good), "bad": model.to_str_t
 lesson.json["unsteered_odds"] = odds(clean_log_p).tolist()
 lesson.json["doses"] = list(DOSES)
 lesson.json["odds_change"], lesson.json["kl"] = answer.tolist(), kl_of.tolist()
-lesson.json["random"] = {
-    "doses": RANDOM_DOSES.tolist(), "odds_change": random_answer.tolist(), "kl": random_kl.tolist(),
-}  # fmt: skip
+lesson.json["random"] = [
+    {"layer": layer, "doses": HALF.tolist(), "odds_change": change.tolist(), "kl": kl.tolist()}
+    for layer, (change, kl) in control.items()
+]
 lesson.json["layer"] = best
 lesson.json["continuations"] = [
     {"dose": dose, "text": model.to_string(row), "token_ids": row.tolist(), "loss": float(bits), "different": share,
