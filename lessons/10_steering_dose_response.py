@@ -127,7 +127,8 @@ caches = [model.run_with_cache(tokens, points, positions=-1) for tokens in batch
 streams = [[cache[point] for point in points] for _, cache in caches]  # batch -> layer -> [prompt, pos, d_model]
 clean = np.concatenate([logits[:, 0] for logits, _ in caches])  # [prompt, d_vocab]
 norms = np.array([
-    float(np.mean(np.concatenate([lengths(batch[layer][:, 1:]).ravel() for batch in streams]))) for layer in range(n_layers)
+    float(np.mean(np.concatenate([lengths(batch[layer][:, 1:]).ravel() for batch in streams])))
+    for layer in range(n_layers)
 ])  # [n_layers]: the usual length of a stream  # fmt: skip
 
 
@@ -207,7 +208,7 @@ def respond(layer: int, vectors: Array) -> Array:
 
 
 def figures(log_p: Array) -> tuple[Array, Array]:
-    """Of [block, prompt, d_vocab]: the change of the odds, and KL(unsteered || steered), both in bits [block, prompt]."""
+    """Of [block, prompt, d_vocab]: the change of the odds and KL(unsteered || steered), in bits, [block, prompt]."""
     kl: Array = (np.exp(clean_log_p) * (clean_log_p - log_p)).sum(axis=-1) / math.log(2)
     return odds(log_p) - odds(clean_log_p), kl
 
@@ -330,6 +331,14 @@ random_written = [write(amounts * randoms[i, best], best) for i in range(2)]
 random_loss = np.stack([own_loss(rows) for rows in random_written])  # [random, dose]
 
 
+def text_of(row: Tokens) -> str:
+    """A continuation as text; where it holds ids that the tokenizer has not, piece by piece."""
+    try:
+        return model.to_string(row)
+    except InputError:
+        return "".join(model.to_str_tokens(row))
+
+
 def different(rows: Tokens) -> list[float]:
     """The share of tokens that are different ones, for each row."""
     return [len(set(row.tolist())) / len(row) for row in rows]
@@ -338,7 +347,7 @@ def different(rows: Tokens) -> list[float]:
 lesson.table(
     ["dose", "continuation", "loss", "different"],
     [
-        [f"{dose:+g}", model.to_string(row).replace("\n", " ⏎ "), float(bits), share]
+        [f"{dose:+g}", text_of(row).replace("\n", " ⏎ "), float(bits), share]
         for dose, row, bits, share in zip(WRITTEN, written, loss, different(written), strict=True)
     ],
     caption="what the model writes under each dose of the direction",
@@ -347,7 +356,7 @@ lesson.table(
 lesson.table(
     ["dose", "continuation", "loss", "different"],
     [
-        [f"{dose:+g}", model.to_string(row).replace("\n", " ⏎ "), float(bits), share]
+        [f"{dose:+g}", text_of(row).replace("\n", " ⏎ "), float(bits), share]
         for dose, row, bits, share in zip(
             WRITTEN, random_written[0], random_loss[0], different(random_written[0]), strict=True
         )
@@ -458,9 +467,9 @@ lesson.json["random"] = [
 ]
 lesson.json["layer"] = best
 lesson.json["continuations"] = [
-    {"dose": dose, "text": model.to_string(row), "token_ids": row.tolist(), "loss": float(bits), "different": share,
+    {"dose": dose, "text": text_of(row), "token_ids": row.tolist(), "loss": float(bits), "different": share,
      "random": [
-         {"text": model.to_string(rows[i]), "loss": float(random_loss[r, i])} for r, rows in enumerate(random_written)
+         {"text": text_of(rows[i]), "loss": float(random_loss[r, i])} for r, rows in enumerate(random_written)
      ]}
     for i, (dose, row, bits, share) in enumerate(zip(WRITTEN, written, loss, different(written), strict=True))
 ]  # fmt: skip
