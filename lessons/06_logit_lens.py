@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from tinymi import Model
 from tinymi.arrays import Array
@@ -117,6 +118,68 @@ TRAIN = (
     "sound. She played the waltz that he had taught her, slowly, with holes in the melody where the dead keys were. "
     "Her "
     "daughter came in and sat down on the floor. When it was over neither of them said a word for a while.",
+    "A thermometer tells you how warm the air is, but not how warm you feel. Wind carries heat away from the skin, "
+    "and so "
+    "a windy day at five degrees feels colder than a calm one at zero. Damp air makes hot days worse, because sweat "
+    "does "
+    "not dry. That is why a weather report often gives two numbers, the one measured and the one felt.",
+    "Agent: Good morning, how can I help you?\nCaller: I booked a room for two nights, but I have to leave a day "
+    "early.\n"
+    "Agent: May I have your name, please?\nCaller: It is Brandt, Sofia Brandt.\nAgent: Thank you. I have changed your "
+    "booking. You will get the second night back on your card within a week.\nCaller: That is very kind.\n",
+    "The market is held on Wednesdays and Saturdays in the square behind the church. The fish comes from the coast "
+    "before "
+    "dawn. By nine the best cheese is gone, and by noon the sellers begin to shout lower prices, because nobody wants "
+    "to "
+    "carry melons home again. The old women know this, and they never come before half past eleven.",
+    "SELECT city, COUNT(*) AS orders, SUM(amount) AS total\nFROM sales\nWHERE year = 2020\nGROUP BY city\nHAVING "
+    "COUNT(*) > 100\nORDER BY total DESC\nLIMIT 5;\n\nUPDATE customers\nSET status = 'active'\nWHERE last_order > "
+    "'2021-06-30';\n",
+    "Iron rusts when water and oxygen reach it. The rust is a new substance, brown and brittle, and it takes up more "
+    "room "
+    "than the iron did, so it breaks off and lets the water in deeper. Paint keeps the water out. So does a thin coat "
+    "of "
+    "zinc, and the zinc has one more advantage: where the coat is scratched, the zinc is eaten first.",
+    "My uncle drives a night bus. He says that there are three kinds of passengers: those who sleep, those who talk, "
+    "and "
+    "those who look out of the window as if they had never seen the town before. He likes the third kind best. Once a "
+    "man "
+    "stayed on until the last stop, thanked him, and said that he had been born in every street they passed.",
+    "A contract needs two sides who agree. One makes an offer, the other accepts it, and both must know what they are "
+    "agreeing to. It need not be written down: whoever buys an apple makes a contract. But when the sum is large, "
+    "paper "
+    "is better than memory, and a signature is better than paper alone.",
+    "Let n be an even number. Then n can be written as two times k, where k is a whole number. The square of n is four "
+    "times the square of k, which is two times something, and so it is even too. Now let n be odd. Then n is two "
+    "times k "
+    "plus one, and its square is one more than an even number. So a number and its square are always of the same kind.",
+    "The goalkeeper stood still for a moment, then threw himself to the left. He touched the ball with two fingers, it "
+    "struck the post, rolled along the line, and stayed outside. The whole stadium held its breath and then roared. "
+    "There were three minutes left to play, and the visitors, who had led since the tenth, never came near the goal "
+    "again.",
+    "Potatoes came to Europe from the Andes. For a long time people thought them fit only for pigs, or poisonous. A "
+    "king, "
+    "so the story goes, had a field of them guarded by soldiers, who were told to sleep at night, and the peasants "
+    "came "
+    "and stole what must be valuable. Within two generations potatoes fed half of the continent.",
+    "git clone the repository, create a virtual environment, and install the package with its test requirements. Then "
+    "run "
+    "the tests. If one of them fails, please open an issue and include the full output, the version of your system, "
+    "and "
+    "the steps that lead to the failure. Small pull requests are easier to review than large ones. Thank you!",
+    "Dear diary, today it rained again and nothing happened, except that the postman brought a parcel for somebody who "
+    "does not live here. Father says that we must send it back. Mother says that it is heavy and smells of oranges. We "
+    "have put it on the chair by the door, and each of us has looked at it at least ten times since lunch.",
+    "An echo is sound that comes back. It travels about three hundred and forty metres in a second, so if you shout "
+    "at a "
+    "cliff and hear yourself after two seconds, the cliff is about as many metres away. Bats do the same with their "
+    "high "
+    "voices and find a moth in the dark; ships do it with the bottom of the sea.",
+    "The tailor measured him twice and said nothing. He wrote the numbers into a small book, drew a line, and added "
+    "them "
+    "up, as if a man were a bill. Two weeks later the suit hung in the window, dark blue, with a narrow collar. It "
+    "fitted "
+    "so well that he did not dare to sit down in it until the wedding was over.",
 )
 TEST = (
     "The museum opens at ten and closes at six, except on Mondays, when it is closed all day. Tickets cost eight "
@@ -162,6 +225,9 @@ lesson.say(
     "`embed`: that is the token alone, before any layer."
 )
 POINTS = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
+
+
+Integers = npt.NDArray[np.int64]
 
 
 def streams_of(model: Model, text: str) -> Array:
@@ -217,9 +283,9 @@ lesson.heatmap(
 lesson.section("2. The last position: rank, probability, distance")
 
 
-def rank_of(log_p: Array, token: int) -> Array:
+def rank_of(log_p: Array, token: int) -> Integers:
     """1 is the likeliest: [..., d_vocab] -> [...]."""
-    found: Array = 1 + (log_p > log_p[..., token, None]).sum(axis=-1)
+    found: Integers = 1 + (log_p > log_p[..., token, None]).sum(axis=-1)
     return found
 
 
@@ -271,7 +337,7 @@ bias only  = mean_y                                     # control: it knows noth
 )
 
 
-def gather(model: Model, texts: Sequence[str]) -> tuple[Array, Array]:
+def gather(model: Model, texts: Sequence[str]) -> tuple[Array, Integers]:
     """Normed streams of all positions but the first of each text, and the text of each: [1 + n_layers, token, d_model]
     and [token]."""
     parts = [normed(streams_of(model, text))[:, 1:] for text in texts]
@@ -331,13 +397,13 @@ lesson.say(
 
 # %% 4. Raw, bias only, translated
 lesson.section("4. Raw lens, bias only, translated")
-N_SCORED = 240
+N_SCORED = 160
 scored_rows = sorted({round(i * (n_rows - 1) / 10) for i in range(11)})
 
 
-def pick(n: int) -> Array:
+def pick(n: int) -> Integers:
     """N_SCORED of n tokens, evenly spread."""
-    chosen: Array = np.unique(np.linspace(0, n - 1, min(N_SCORED, n)).round().astype(int))
+    chosen: Integers = np.unique(np.linspace(0, n - 1, min(N_SCORED, n)).round().astype(np.int64))
     return chosen
 
 
@@ -414,7 +480,7 @@ def early_kl(name: str, kind: str) -> Array:
     return found
 
 
-def by_paragraph(values: Array, owner: Array) -> tuple[float, float, float]:
+def by_paragraph(values: Array, owner: Integers) -> tuple[float, float, float]:
     """Mean and 95 % interval; whole paragraphs are drawn again and again, as their tokens belong together."""
     groups = [values[owner == paragraph] for paragraph in np.unique(owner)]
     sums, counts = np.array([group.sum() for group in groups], dtype=np.float64), np.array([len(g) for g in groups])
@@ -459,7 +525,7 @@ lesson.table(
 )  # fmt: skip
 
 
-def for_good(ranks: Array, bar: int) -> int | None:
+def for_good(ranks: Integers, bar: int) -> int | None:
     """The first layer from which on the rank stays at the bar or better."""
     behind = np.flatnonzero(ranks[1:] > bar)
     first = int(behind[-1]) + 1 if len(behind) else 0
@@ -530,6 +596,7 @@ lesson.finding(
     "all, which is why the next finding is needed; the bar is an interval above 1 bit",
 )
 mean, low, high = by_paragraph(bias - translated, test_owner[test_pick])
+gain_on_train = float((early_kl("train", "bias only") - early_kl("train", "translated")).mean())
 lesson.finding(
     "And more than a constant could: the translators carry over what the layer knows of this token.",
     established=low > 0.25,
