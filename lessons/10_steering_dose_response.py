@@ -8,7 +8,7 @@ Hook points used: blocks.i.hook_resid_post
 
 Needs: lessons 0 and 4
 
-Time: 20 minutes to read, 20 seconds to run
+Time: 20 minutes to read, 25 seconds to run
 
 Paper: Turner et al. 2023, Activation Addition: Steering Language Models Without Optimization; Rimsky et al. 2023,
 Steering Llama 2 via Contrastive Activation Addition (difference of means over many pairs)
@@ -280,8 +280,8 @@ lesson.say(
     + (
         "was asked for. "
         if options.layer is not None
-        else "has the largest swing of the lower two thirds (above, a direction acts almost directly on the logits of the "
-        "words that we count). "
+        else "has the largest swing of the lower two thirds (above, a direction acts almost directly on the logits of "
+        "the words that we count). "
     )
     + f'The model continues "{options.prompt}" greedily, {options.tokens} tokens, with the direction added in every '
     "step. "

@@ -1,4 +1,4 @@
-"""Lesson 6: its lens against Hugging Face, its translators against scikit-free least squares, its findings."""
+"""Lesson 6: its lens against Hugging Face, its translators against a least-squares fit, its findings."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ LESSON = "06_logit_lens"
 
 
 def lens_of_hugging_face(reference: Any, tokens: Any) -> Any:
-    """Log probabilities at every layer and position, by transformers' own norm and head: [1 + n_layers, pos, d_vocab]."""
+    """Log probabilities everywhere, by transformers' own norm and head: [1 + n_layers, pos, d_vocab]."""
     with torch.no_grad():
         out = reference(torch.from_numpy(tokens), output_hidden_states=True)
         states = [reference.lm_head(reference.model.norm(state))[0] for state in out.hidden_states[:-1]]
@@ -89,7 +89,7 @@ def test_the_translator_is_ridge_regression(
     source = (Path(__file__).parent.parent / "lessons" / f"{LESSON}.py").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
     exec(source[source.index("TRAIN = (") : source.index("# %% 1. ")], names)
-    reference = hugging_face(default_model_folder)
+    reference = hugging_face(default_model_folder).requires_grad_(False)
     last: list[Any] = []
     reference.model.norm.register_forward_pre_hook(lambda module, args: last.append(args[0][0].double()))
     layer = 12
