@@ -499,8 +499,8 @@ lesson.say(
     f"of the raw lens' distance {fault['bias']:+.2f} bits go with a constant, {fault['matrix']:+.2f} more with a "
     f"translation of what the layer knows, and {translated.mean():.2f} remain: what is really not there yet, or not "
     "to be had by a linear map learnt from so little text. The last layer needs no translation, and its translator is "
-    f"{scores['test'][-1]['translated'].mean():.2f} bits off all the same: that is the price of the penalty, which pulls "
-    "every translation towards the constant."
+    f"{scores['test'][-1]['translated'].mean():.2f} bits off all the same: that is the price of the penalty, which "
+    "pulls every translation towards the constant."
 )
 
 # %% 5. The prompt, translated
@@ -626,7 +626,8 @@ lesson.json["prompt"] = {
     "prompt": options.prompt, "tokens": str_tokens, "answer": answer_text, "answer_id": answer,
     "layers": [
         {"layer": None if row == 0 else row - 1, "rank": int(rank[row]),
-         "probability": float(np.exp(last[row, answer])), "kl": float(distance[row]), "translated_rank": int(rank_translated[row]),
+         "probability": float(np.exp(last[row, answer])), "kl": float(distance[row]),
+         "translated_rank": int(rank_translated[row]),
          "translated_kl": float(distance_translated[row]),
          "translated_probability": float(np.exp(last_translated[row, answer])),
          "top": [

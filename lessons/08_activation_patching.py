@@ -286,7 +286,7 @@ lesson.heatmap(
     row_axis="layer",
     column_axis="position",
     caption="denoising: share of the difference that comes over with resid_pre",
-    format=".2f",
+    format="z.2f",
 )
 subject, end = int(differs[-1]) - begin, n_new - 1  # counted from `begin`
 at_subject, at_end = (grids["denoising"]["resid_pre"][:, position] for position in (subject, end))  # [n_layers, batch]
@@ -312,7 +312,7 @@ lesson.lines(
     caption="the stream at the word that differs, and at the last position",
     x_label="layer",
     y_label="share",
-    format=".2f",
+    format="z.2f",
 )
 lesson.say(
     (
@@ -345,14 +345,14 @@ for site in ("attn_out", "mlp_out"):
         row_axis="layer",
         column_axis="position",
         caption=f"denoising: share that comes over with {site}",
-        format=".2f",
+        format="z.2f",
     )
 lesson.heatmap(
     grids["denoising"]["heads"].mean(axis=-1),
     row_axis="layer",
     column_axis="head",
     caption="denoising: share that comes over with one head's output, all positions",
-    format=".2f",
+    format="z.2f",
 )
 lesson.say("Now the same heads the other way round, noising: what is lost when the head says what it says elsewhere?")
 lesson.heatmap(
@@ -360,7 +360,7 @@ lesson.heatmap(
     row_axis="layer",
     column_axis="head",
     caption="noising: share that is lost with one head's output, all positions",
-    format=".2f",
+    format="z.2f",
 )
 heads = {way: grids[way]["heads"] for way in grids}  # [n_layers, n_heads, batch]
 order = np.argsort(-np.abs(heads["denoising"].mean(axis=-1)), axis=None, kind="stable")[:8]

@@ -167,7 +167,7 @@ lesson.heatmap(
     row_axis="query",
     column_axis="key",
     caption=f"KL in bits when an edge is cut in all {n_layers} layers, mean over {n_prompts} prompts",
-    format=".2f",
+    format="z.2f",
 )
 shown_edges = [i for i, (query, _) in enumerate(edges) if query == end]
 lesson.table(
@@ -239,7 +239,7 @@ lesson.heatmap(
     row_axis="layers",
     column_axis="last <- key",
     caption=f"KL in bits when the last position no longer reads a word in {width} layers",
-    format=".2f",
+    format="z.2f",
 )
 others = [key for key in range(1, end) if key != subject]
 series = {"subject": by_window["answer"][:, subject].mean(axis=-1).tolist()}
@@ -253,7 +253,7 @@ lesson.lines(
     "window",
     x_label="first layer of the window",
     y_label="probability",
-    format=".2f",
+    format="z.2f",
 )
 kl = by_window["kl"]  # [window, key, prompt]
 worst = int(kl[:, subject].mean(axis=-1).argmax())
@@ -291,7 +291,7 @@ lesson.heatmap(
     row_axis="layer",
     column_axis="head",
     caption="fall of the logit difference when one head no longer reads the subject from the last position",
-    format=".2f",
+    format="z.2f",
 )
 falls = by_head["fall"].mean(axis=-1)  # [layer, head]
 top = [divmod(int(i), n_heads) for i in np.argsort(-np.abs(falls), axis=None, kind="stable")[:6]]
