@@ -1,0 +1,211 @@
+"""tinymi beside its peers, the same work on the same weights: `python -m tests.bench`.
+
+    --only forward,lens    some of the rows: forward, lens, cache, knockout, generate, hooks
+    --repeat 5             rounds; theirs and ours run in turn, medians are printed
+    --model FOLDER         another checkpoint; without it the default model
+
+Install the peers first: `pip install -e ".[bench]"`. A ratio above 1 means that tinymi is faster. `limit` is what this
+machine could do at best: the multiply-adds at the speed of its own large matmul, or the weights read once from memory,
+whichever takes longer.
+"""
+
+import argparse
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+import tinymi
+from tests.bench.peers import HF_LENS, TINYMI_LENS, TL_LENS, HuggingFace, TransformerLens
+from tests.bench.timing import Machine, measure_machine, processes_side_by_side, seconds, side_by_side
+from tinymi import Model
+from tinymi.arrays import Array, Tokens
+from tinymi.hooks import HookPoint, get_act_name, hook_points
+from tinymi.sources import folder_for
+
+SHAPES = ((1, 6), (1, 14), (1, 64), (1, 256), (8, 14), (16, 14), (32, 14))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; seconds, or None where there is nothing to compare."""
+
+    work: str
+    peer: str
+    theirs: float
+    ours: float
+    limit: float | None = None
+    note: str = ""
+
+    def cells(self) -> list[str]:
+        limit = "" if self.limit is None else f"{1e3 * self.limit:,.0f}"
+        ratio = f"{self.theirs / self.ours:.2f}"
+        return [self.work, self.peer, f"{1e3 * self.theirs:,.0f}", f"{1e3 * self.ours:,.0f}", ratio, limit, self.note]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the rows share."""
+
+    folder: Path
+    model: Model
+    machine: Machine
+    repeat: int
+
+    def tokens(self, batch: int, n_pos: int) -> Tokens:
+        return np.random.default_rng(0).integers(0, self.model.config.d_vocab, (batch, n_pos))
+
+    def limit(self, n_tokens: int, n_unembedded: int) -> float:
+        """Of one forward pass: its matmuls with weights (attention scores left out), every weight read once."""
+        config = self.model.config
+        heads = (2 * config.n_heads + 2 * config.n_kv_heads) * config.d_head
+        per_token = config.n_layers * (config.d_model * heads + 3 * config.d_model * config.d_mlp)
+        unembedding = config.d_model * config.d_vocab
+        total = n_tokens * per_token + n_unembedded * unembedding
+        return self.machine.limit(total, 4 * (per_token + unembedding))
+
+
+def forward(bench: Bench) -> Iterator[Row]:
+    peer = HuggingFace(bench.folder)
+    for batch, n_pos in SHAPES:
+        tokens = bench.tokens(batch, n_pos)
+        theirs, ours = side_by_side(peer.forward(tokens), partial(bench.model, tokens), bench.repeat)
+        n = batch * n_pos
+        yield Row(f"forward {batch}x{n_pos}", peer.name, theirs, ours, bench.limit(n, n))
+
+
+def lens(bench: Bench) -> Iterator[Row]:
+    found = processes_side_by_side([HF_LENS, TL_LENS, TINYMI_LENS], min(bench.repeat, 3), str(bench.folder))
+    ours = found[-1]
+    for name, theirs in zip((HuggingFace.name, TransformerLens.name), found, strict=False):
+        note = f"peak {theirs.peak_mib:,.0f} MiB, ours {ours.peak_mib:,.0f}"
+        yield Row("whole process: logit lens of one prompt", name, theirs.seconds, ours.seconds, None, note)
+
+
+def cache(bench: Bench) -> Iterator[Row]:
+    peer, tokens = TransformerLens(bench.folder), bench.tokens(1, 14)
+    theirs, ours = side_by_side(peer.run_with_cache(tokens), partial(bench.model.run_with_cache, tokens), bench.repeat)
+    yield Row("run_with_cache of everything, 1x14", peer.name, theirs, ours, bench.limit(14, 14))
+
+
+def knockout(bench: Bench) -> Iterator[Row]:
+    """Every head knocked out in turn, 16 prompts of 14 tokens; of TransformerLens one head a layer is timed."""
+    peer, tokens, config = TransformerLens(bench.folder), bench.tokens(16, 14), bench.model.config
+    chosen = [(layer, layer % config.n_heads) for layer in range(config.n_layers)]
+    found: dict[tuple[int, int], Array] = {}
+
+    def theirs() -> None:
+        for layer, head in chosen:
+            found[layer, head] = peer.knock_out(tokens, layer, head).numpy()
+
+    peer.knock_out(tokens, 0, 0)  # once before the clock runs
+    their_time = seconds(theirs) * config.n_heads
+    logits: list[Array] = []
+    our_time = seconds(lambda: logits.extend(knock_out_all(bench.model, tokens)))
+    error = max(
+        float(np.abs(differences(found[layer, head]) - differences(logits[layer][head])).max())
+        for layer, head in chosen
+    )
+    n_heads = config.n_layers * config.n_heads
+    mean_layers = (config.n_layers + 1) / 2 / config.n_layers
+    limit = bench.limit(int(n_heads * tokens.size * mean_layers), 0)
+    note = f"{len(chosen)} of {n_heads} heads of theirs timed; largest difference {error:.0e}"
+    yield Row(f"knock out {n_heads} heads x 16 prompts", peer.name, their_time, our_time, limit, note)
+
+
+def differences(logits: Array) -> Array:
+    """The logit difference of two tokens, of [batch, d_vocab]."""
+    pair: Array = logits[:, 1000] - logits[:, 2000]
+    return pair
+
+
+def knock_out_all(model: Model, tokens: Tokens) -> Iterator[Array]:
+    """For each layer the last logits [n_heads, batch, d_vocab] without each head: all heads of a layer in one batch."""
+    points = [get_act_name("resid_pre", layer) for layer in range(model.config.n_layers)]
+    _, cache = model.run_with_cache(tokens, points, positions=-1)
+    n_heads = model.config.n_heads
+
+    def zero_own_head(pattern: Array, hook: HookPoint) -> Array:
+        edited = pattern.reshape(n_heads, -1, *pattern.shape[1:]).copy()
+        for head in range(n_heads):
+            edited[head, :, head] = 0
+        return edited.reshape(pattern.shape)
+
+    for layer, point in enumerate(points):
+        hooks = [(get_act_name("pattern", layer), zero_own_head)]
+        resid = np.tile(cache[point], (n_heads, 1, 1))
+        logits = model.run_with_hooks(resid, hooks, start_at_layer=layer, positions=-1)
+        yield logits[:, 0].reshape(n_heads, len(tokens), -1)
+
+
+def generate(bench: Bench) -> Iterator[Row]:
+    peer, tokens, n = HuggingFace(bench.folder), bench.tokens(1, 6), 64
+    theirs, ours = side_by_side(
+        peer.generate(tokens, n), partial(bench.model.generate, tokens, n), min(bench.repeat, 3)
+    )
+    yield Row(f"greedy generation of {n} tokens", peer.name, theirs, ours, n * bench.limit(1, 1))
+
+
+def hooks(bench: Bench) -> Iterator[Row]:
+    """One no-op hook at each point against none: here the peer is tinymi itself."""
+    names = [name for name in hook_points(range(bench.model.config.n_layers)) if "result" not in name]
+
+    def look(value: Array, hook: HookPoint) -> None:
+        return None
+
+    for batch, n_pos in ((1, 14), (16, 14)):
+        tokens = bench.tokens(batch, n_pos)
+        hooked, plain = side_by_side(
+            partial(bench.model.run_with_hooks, tokens, [(names, look)]),
+            partial(bench.model, tokens),
+            bench.repeat,
+        )
+        note = f"{len(names)} hooks cost {hooked / plain - 1:+.1%}"
+        yield Row(f"no-op hook at each point, {batch}x{n_pos}", "tinymi", hooked, plain, None, note)
+
+
+ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks,
+}  # fmt: skip
+
+
+def blas() -> str:
+    """The BLAS that NumPy has loaded, with its kernels and threads."""
+    from threadpoolctl import threadpool_info
+
+    found = [info for info in threadpool_info() if info["user_api"] == "blas" and "numpy" in info["filepath"]]
+    return ", ".join(
+        f"{info['internal_api']} {info['version']} ({info.get('architecture', '?')} kernels, {info['num_threads']} "
+        "threads)"
+        for info in found
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(ROWS), help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, default=5, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    unknown = set(options.only.split(",")) - set(ROWS)
+    if unknown or options.repeat < 1:
+        parser.error(f"--only takes {', '.join(ROWS)}; --repeat takes 1 or more")
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder = options.model or folder_for()
+    machine = measure_machine()
+    bench = Bench(folder, tinymi.load(folder), machine, options.repeat)
+    print(f"{os.cpu_count()} CPUs, {blas()}")
+    print(f"large float32 matmul {machine.flops / 1e9:.0f} GFLOP/s, memory {machine.bandwidth / 1e9:.0f} GB/s\n")
+    headers = ["work", "peer", "theirs, ms", "tinymi, ms", "ratio", "limit, ms", ""]
+    rows = [row.cells() for name in options.only.split(",") for row in ROWS[name](bench)]
+    print(tabulate(rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 4, "left")))
+
+
+if __name__ == "__main__":
+    main()

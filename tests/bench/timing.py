@@ -1,0 +1,78 @@
+"""Times that can be trusted on a busy machine: theirs and ours in turn, medians, and the machine's own limits."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def side_by_side(theirs: Callable[[], object], ours: Callable[[], object], repeat: int) -> tuple[float, float]:
+    """The median seconds of both, run in turn, so that both are disturbed alike; round 1 is not counted."""
+    rounds = [(seconds(theirs), seconds(ours)) for _ in range(repeat + 1)][1:]
+    their_time, our_time = np.median(rounds, axis=0)
+    return float(their_time), float(our_time)
+
+
+@dataclass(frozen=True)
+class Process:
+    """What a whole process took."""
+
+    seconds: float
+    peak_mib: float
+
+
+def run_process(code: str, *arguments: str) -> Process:
+    """Run Python code in a process of its own, from its start to its end."""
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        elapsed = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            errors.seek(0)
+            raise RuntimeError(errors.read().decode(errors="replace")[-2000:])
+    return Process(elapsed, usage.ru_maxrss / 1024)
+
+
+def processes_side_by_side(codes: Sequence[str], repeat: int, *arguments: str) -> list[Process]:
+    """The medians of several processes, run in turn; the first round only warms the disk's cache."""
+    rounds = [[run_process(code, *arguments) for code in codes] for _ in range(repeat + 1)][1:]
+    return [
+        Process(
+            float(np.median([one[i].seconds for one in rounds])), float(np.median([one[i].peak_mib for one in rounds]))
+        )
+        for i in range(len(codes))
+    ]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine can do at best: float32 operations and bytes read per second, with NumPy."""
+
+    flops: float
+    bandwidth: float
+
+    def limit(self, multiply_adds: float, read_bytes: float) -> float:
+        """No run that does so much arithmetic and reads so many bytes can take fewer seconds."""
+        return max(2 * multiply_adds / self.flops, read_bytes / self.bandwidth)
+
+
+def measure_machine() -> Machine:
+    a = np.ones((2048, 2048), np.float32)
+    matmul = min(seconds(lambda: a @ a) for _ in range(5))
+    wide = np.ones((2 * 2048, 32 * 2048), np.float32)  # 1 GiB: more than any cache holds
+    row = np.ones(32 * 2048, np.float32)
+    read = min(seconds(lambda: wide @ row) for _ in range(5))
+    return Machine(flops=2 * 2048**3 / matmul, bandwidth=wide.nbytes / read)
