@@ -54,7 +54,7 @@ def check_windows(found: dict[str, Any], reference: Any, model: Model, chosen: l
             after = logits_with_cut(reference, model, prompt["prompt"], layers, n_keys - 1, key)
             assert entry["kl"][i] == pytest.approx(kl(before, after), abs=2e-3)
             answer = model.to_single_token(prompt["answer"])
-            assert entry["answer"][i] == pytest.approx(float(torch.softmax(after, dim=-1)[answer]), abs=1e-4)
+            assert entry["answer"][i] == pytest.approx(float(torch.softmax(after, dim=-1)[answer]), abs=1e-3)
             assert entry["changed"][i] == float(int(after.argmax()) != answer)
 
 
