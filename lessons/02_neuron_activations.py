@@ -274,9 +274,8 @@ lesson.say(
     f"In layer {sink} the first token's largest activation is {ratios[sink]:.0f} times the usual one"
     + (
         f", and it is nearly the same for every prompt, {sink_peaks.min():.0f} to {sink_peaks.max():.0f}, whatever "
-        "word "
-        "stands there. It says 'this is the start' (what the attention sink looks at), would lead every ranking here, "
-        "and tells nothing about words. So position 0 is left out of all that follows."
+        "word stands there. It says 'this is the start' (what the attention sink looks at), would lead every ranking "
+        "here, and tells nothing about words. So position 0 is left out of all that follows."
         if stands_out
         else ": not much. Position 0 is left out of all that follows all the same, as it has no text before it."
     )
@@ -365,10 +364,9 @@ few = [d for d, n in dims_shared.items() if n > chance_shared.max()]
 lesson.say(
     f"Dimension {dim} is among the five largest of {n_shared} of {config.n_layers} layers; five random dimensions a "
     f"layer would give {chance_shared.mean():.1f} for the most shared one, and never more than {chance_shared.max()} "
-    "in "
-    f"1,000 draws. {len(few)} of {config.d_model} dimensions are shared by more layers than that. Neurons show nothing "
-    f"of the kind: the most shared number among the most active neurons occurs in {n_neurons_shared} layers, and two "
-    "neurons of one number in two layers have nothing to do with each other anyway."
+    f"in 1,000 draws. {len(few)} of {config.d_model} dimensions are shared by more layers than that. Neurons show "
+    f"nothing of the kind: the most shared number among the most active neurons occurs in {n_neurons_shared} layers, "
+    "and two neurons of one number in two layers have nothing to do with each other anyway."
 )
 lesson.json["mlp_out"] = {
     "dimensions": [dict(zip(("dimension", "layers", "prompts_x_layers", "neurons_for_half", "neurons_that_lead"), r,
@@ -654,9 +652,8 @@ lesson.say(
     "lowest."
     + (
         " `gate` is x . W_gate[:, n] and `in` is x . W_in[:, n]. silu(gate) is about gate itself when that is "
-        "positive, "
-        "and between -0.28 and 0 when it is negative: a large activation needs an open gate, and its sign is then that "
-        "of `in`. Look whether the highest and the lowest tokens have anything in common."
+        "positive, and between -0.28 and 0 when it is negative: a large activation needs an open gate, and its sign is "
+        "then that of `in`. Look whether the highest and the lowest tokens have anything in common."
         if SITE == "post"
         else " A dimension has no gate of its own: look how unlike each other its tokens are."
     )
@@ -790,8 +787,7 @@ lesson.finding(
     established=n_shared > max(config.n_layers / 2, int(chance_shared.max())),
     evidence=f"dimension {dim} is among the five largest of {n_shared} of {config.n_layers} layers",
     control=f"five random dimensions a layer: {chance_shared.max()} at most in 1,000 draws; the most shared number of "
-    "a "
-    f"neuron: {n_neurons_shared} layers; the bar is half of the layers and more than any draw",
+    f"a neuron: {n_neurons_shared} layers; the bar is half of the layers and more than any draw",
 )
 
 
@@ -826,9 +822,8 @@ lesson.finding(
 lesson.say(
     f"What this does not say. A {unit} with a hypothesis fires on such tokens in text like this; it may fire on other "
     "things in other text, and half of its firing may be something else even here. One without may respond to "
-    "something "
-    "that no rule of ours names, or to several things at once (superposition). And nothing here says that the model "
-    "uses it: for that one has to change it (lesson 3 removes parts, lesson 5 whole heads)."
+    "something that no rule of ours names, or to several things at once (superposition). And nothing here says that "
+    "the model uses it: for that one has to change it (lesson 3 removes parts, lesson 5 whole heads)."
 )
 lesson.exercise(
     f"How many of the {n_each} most active {unit}s have their largest activation on the negative side?",

@@ -172,11 +172,10 @@ lesson.say(
 lesson.section("2. One token, without a foil")
 lesson.say(
     "A foil asks a sharper question, but a choice hides in it: what speaks for both tokens is invisible. Without a "
-    "foil "
-    "one can hold the answer against the mean logit of the whole vocabulary: the direction is then the answer's column "
-    "of `W_U` minus the mean of all columns. (Adding one number to all logits changes no probability, so a bare logit "
-    "means nothing; that is why something has to be held against it.) Look at what the foil had hidden: shares that "
-    "are large here and were small above."
+    "foil one can hold the answer against the mean logit of the whole vocabulary: the direction is then the answer's "
+    "column of `W_U` minus the mean of all columns. (Adding one number to all logits changes no probability, so a bare "
+    "logit means nothing; that is why something has to be held against it.) Look at what the foil had hidden: shares "
+    "that are large here and were small above."
 )
 mean_direction = weights.ln_final * (weights.W_U[:, run.ids[0]] - weights.W_U.mean(axis=1)) / run.scale
 token_shares = run.parts @ mean_direction  # [1 + 2 * n_layers]
@@ -196,8 +195,7 @@ lesson.table(
 lesson.section("3. Finer: every head")
 lesson.say(
     "An attention layer is a sum too. Head h writes `z_h @ W_O_h`, and the heads' shares sum to their layer's. Look "
-    "for "
-    "dark cells; then, for the heads that write most, at the token the last position reads in them."
+    "for dark cells; then, for the heads that write most, at the token the last position reads in them."
 )
 
 
@@ -238,9 +236,8 @@ lesson.section(f"4. Finer still: the neurons of MLP {strongest}")
 lesson.say(
     f"The MLP with the largest share here is that of layer {strongest}, {mlp_shares[strongest]:+.2f}. It is a sum over "
     f"its {config.d_mlp:,} neurons: each writes its row of `W_out`, times its activation. A neuron's share is "
-    "therefore "
-    "two numbers: how strongly it is active here, and how far its row points along our direction. Look at both, and at "
-    "which tokens the row promotes most whenever it is active as here."
+    "therefore two numbers: how strongly it is active here, and how far its row points along our direction. Look at "
+    "both, and at which tokens the row promotes most whenever it is active as here."
 )
 _, cache = model.run_with_cache(run.tokens, [get_act_name("post", strongest)], positions=-1)
 post = cache["post", strongest][0, -1]  # [d_mlp]
@@ -274,12 +271,10 @@ lesson.say(
 lesson.section("5. How localised is an answer?")
 lesson.say(
     "Is a prediction the work of a few components or of many? One figure: how few components make up 80 % of all "
-    "shares, "
-    "each taken without its sign (with the signs, shares that cancel each other would count for nothing). 1 would be a "
-    f"single component; {len(NAMES)} is all. The first prompt asks for a fact. The second, the control, is a phrase "
-    "that "
-    "goes on by itself. The third and fourth have the same answer and foil as the first but do not ask for them: one "
-    "asks for some place, the other for none."
+    "shares, each taken without its sign (with the signs, shares that cancel each other would count for nothing). 1 "
+    f"would be a single component; {len(NAMES)} is all. The first prompt asks for a fact. The second, the control, is "
+    "a phrase that goes on by itself. The third and fourth have the same answer and foil as the first but do not ask "
+    "for them: one asks for some place, the other for none."
 )
 
 
@@ -320,9 +315,9 @@ asked_top = np.argsort(-np.abs(asked), kind="stable")[:6]
 lesson.say(
     f'On "{no_place.prompt}", which asks for no place, {show_token(answer)} still leads {show_token(foil)} by '
     f"{no_place.difference(no_place.logits):+.2f}, made of shares that sum to {np.abs(no_place.shares).sum():.1f} "
-    "without "
-    "their signs. Shares of that size are there even where nothing is asked: a large share alone proves nothing. The "
-    f"correlation of the two prompts' shares is {same:+.2f}. What the question adds shows in the difference of the two:"
+    "without their signs. Shares of that size are there even where nothing is asked: a large share alone proves "
+    f"nothing. The correlation of the two prompts' shares is {same:+.2f}. What the question adds shows in the "
+    "difference of the two:"
 )
 lesson.table(
     ["component", "asks", "does not ask", "asks - does not"],
@@ -396,8 +391,7 @@ lesson.say(
     "A share is bookkeeping: it says what a component wrote along the direction, not what would happen without it. So "
     "take the ten components with the largest shares and remove each in turn. At the last position its write is set to "
     "zero, the layers above run again, and the logit difference falls by the total effect. That effect is three "
-    "things, "
-    "and they add up exactly:\n\n"
+    "things, and they add up exactly:\n\n"
     "`direct`: the share itself. `later layers`: what the components above write otherwise, now that they read another "
     "stream. `norm`: the final scale is another one, so everything is read at another size.\n\n"
     "Beside it, the same removal with the component's mean instead of zero (its average write at the last position of "
@@ -622,8 +616,7 @@ if min(map(len, figures.values())) >= 5:
         established=gap_interval[0] > 0,
         evidence=f"{np.mean(figures['facts']):.1f} components for {len(figures['facts'])} facts, "
         f"{np.mean(figures['phrases']):.1f} for {len(figures['phrases'])} phrases, of {len(NAMES)}; difference "
-        f"{gap:+.1f}, "
-        f"95 % bootstrap interval [{gap_interval[0]:+.1f}, {gap_interval[1]:+.1f}]",
+        f"{gap:+.1f}, 95 % bootstrap interval [{gap_interval[0]:+.1f}, {gap_interval[1]:+.1f}]",
         control=f"the same answer and foil where nothing asks for them: {localisation(no_place.shares)}; the bar is an "
         "interval above 0. Neither kind is the work of a few components",
     )

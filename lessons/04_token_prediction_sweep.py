@@ -212,7 +212,7 @@ for i, prompt in enumerate(prompts):
 if "def fibonacci(n):" in prompts and known[prompts.index("def fibonacci(n):")]:
     lesson.say(
         "After a function's head comes a new line with indentation. Tokenizers glue these together in their own ways; "
-        f"of those that this one has as one token the model finds "
+        "of those that this one has as one token the model finds "
         f"{show_token(text_of[answers[prompts.index('def fibonacci(n):')]])} the likeliest. The last space of an "
         "indentation may belong to the next word."
     )
@@ -622,9 +622,8 @@ if rivals:
         f"({apart.max():.0%} first at layer {int(apart.argmax())}); they are top-1 from layer {settles:.1f} on "
         "(median)",
         control=f"the bar, {dealt_out:.0%}, is what answers dealt out at random reach in 1 run of 20, each run in its "
-        "best "
-        f"layer. But the subjects' embeddings alone, with no model at all, would tell {alone_share:.0%} apart: this "
-        "shows that the subject has arrived, not that the answer has",
+        f"best layer. But the subjects' embeddings alone, with no model at all, would tell {alone_share:.0%} apart: "
+        "this shows that the subject has arrived, not that the answer has",
     )
     own_share = float(np.mean([f["above_subject"] for f in rivals]))
     other_shares = [float(np.mean(f["others_above_subject"])) for f in rivals]
@@ -652,9 +651,8 @@ lesson.finding(
     evidence=f"over the real streams the followed token is in the top 10 of {shown:.1%} of {real.shape[0] * n_layers} "
     "readings",
     control=f"over random directions and shuffled streams in {noise:.2%} at most (by chance "
-    f"{10 / config.d_vocab:.2%}); "
-    f"over real streams through a shuffled norm weight in {broken[0]:.1%}, through another layer's in {broken[1]:.1%}; "
-    "the bar is a tenth of the real lens' share",
+    f"{10 / config.d_vocab:.2%}); over real streams through a shuffled norm weight in {broken[0]:.1%}, through "
+    f"another layer's in {broken[1]:.1%}; the bar is a tenth of the real lens' share",
 )
 if len(answered) >= 5:
     low, middle, high = quartiles(answered)

@@ -187,9 +187,9 @@ baseline = {
     for batch_name, batches in (("known", known), ("held out", held_out))
 }
 lesson.say(
-    f"{len(names)} names and {len(places)} places are single tokens here. An example: "
-    f"{sweep[0].texts[0]!r} wants {show_token(model.to_str_tokens(sweep[0].ids[0])[0])}. The last row is the control: "
-    "a third name stands where S2 was, so that nothing tells the two others apart but their order."
+    f"{len(names)} names and {len(places)} places are single tokens here. An example: {sweep[0].texts[0]!r} wants "
+    f"{show_token(model.to_str_tokens(sweep[0].ids[0])[0])}. The last row is the control: a third name stands where S2 "
+    "was, so that nothing tells the two others apart but their order."
 )
 lesson.table(
     ["prompts", "number", "mean logit difference", "95 % interval", "IO above S"],
@@ -407,13 +407,13 @@ lesson.say(
 # %% 4. What each head reads and writes
 lesson.section("4. What each head reads and writes")
 lesson.say(
-    "That a head is needed does not say what it does. Four measurements on all heads, on "
-    f"{baseline['known'].size} prompts:\n\n"
+    f"That a head is needed does not say what it does. Four measurements on all heads, on {baseline['known'].size} "
+    "prompts:\n\n"
     "Attention: how much END reads from IO, S1 and S2, how much S2 reads from S1 and from the word after S1, and how "
     "much the word after S1 reads from S1.\n\n"
     "Direct effect: what the head's own write at END adds to the logit difference, with the final norm's scale frozen "
-    "(the norm divides by one number, which is kept as it is), and apart, "
-    "what it adds to IO's logit and to S's (against the vocabulary's mean).\n\n"
+    "(the norm divides by one number, which is kept as it is), and apart, what it adds to IO's logit and to S's "
+    "(against the vocabulary's mean).\n\n"
     "Copy score: the name's residual stream after layer 0 is sent through the head's W_V and W_O and the unembedding; "
     "how often is the name among the five highest tokens (+1) or the five lowest (-1)?"
 )
@@ -524,17 +524,16 @@ lesson.table(
 lesson.section("5. Roles, where the evidence carries them")
 DIRECT_BAR = 0.03  # of the baseline: what counts as writing to the logits oneself
 lesson.say(
-    "The rule, stated before we look. A head is strong when its mean ablation moves the logit difference by "
-    f"{BAR:.0%} of it or more, or when its direct effect is {DIRECT_BAR:.0%} of it or more. It reads the place that "
-    "has the largest of END->IO, END->S1 and END->S2, if that is at least 0.2. A strong head gets the first role that "
-    "fits.\n\n"
+    f"The rule, stated before we look. A head is strong when its mean ablation moves the logit difference by {BAR:.0%} "
+    f"of it or more, or when its direct effect is {DIRECT_BAR:.0%} of it or more. It reads the place that has the "
+    "largest of END->IO, END->S1 and END->S2, if that is at least 0.2. A strong head gets the first role that fits.\n\n"
     "Name mover: reads IO, direct effect positive, copy score 0.5 or more. Negative name mover: reads IO, direct "
     "effect negative, copy score -0.5 or less. S-suppressor: reads S2, and lowers S's logit by more than it moves "
-    "IO's. S-inhibition: reads S2, hardly writes to the logits itself, and without it the name movers read IO less, "
-    f"by {BAR:.0%} or more and with an interval below 0. Duplicate-token: S2->S1 at least 0.2. Induction: S2->S1+1. "
+    "IO's. S-inhibition: reads S2, hardly writes to the logits itself, and without it the name movers read IO less, by "
+    f"{BAR:.0%} or more and with an interval below 0. Duplicate-token: S2->S1 at least 0.2. Induction: S2->S1+1. "
     "Previous-token: S1+1->S1. These last four must help: their ablation lowers the logit difference. What is strong "
-    "and fits none of these is unclassified and described by what it does. "
-    "A backup name mover is one whose direct effect grows when all name movers are knocked out together."
+    "and fits none of these is unclassified and described by what it does. A backup name mover is one whose direct "
+    "effect grows when all name movers are knocked out together."
 )
 Hooks = Sequence[tuple[str, Callback]]
 READS = ("END->IO", "END->S1", "END->S2")
@@ -915,10 +914,9 @@ curve = {size: only(held_out, by_effect[:size], HELD_OUT) for size in sizes}
 everything = only(held_out, every, HELD_OUT)
 full = float(baseline["held out"].mean())
 lesson.say(
-    "Now the other way round: all heads are mean-ablated but those of the circuit. How much of the logit difference "
-    "do they carry alone? Beside it as many random heads of the same layers (mean of 4 draws), and simply the heads "
-    "with the largest "
-    "effect in the sweep, whatever their role. Held-out templates."
+    "Now the other way round: all heads are mean-ablated but those of the circuit. How much of the logit difference do "
+    "they carry alone? Beside it as many random heads of the same layers (mean of 4 draws), and simply the heads with "
+    "the largest effect in the sweep, whatever their role. Held-out templates."
 )
 lesson.table(
     ["heads that stay", "number", "logit difference", "95 % interval", "share of the model's"],
@@ -1025,10 +1023,9 @@ if suppressors:
         f"The paper has no head like {', '.join(map(head_name, suppressors))}. It looks at S2 from the end, as an "
         "S-inhibition head does, but it does not pass the name on: it lowers S's own logit. McDougall et al. 2023 call "
         "that copy suppression: a head that reads a name which the model is about to say, and writes against it. In "
-        f"GPT-2 small such heads (negative name movers) work mostly against IO; here "
-        f"{sum(rows[head]['direct'] for head in suppressors):+.2f} of the logit difference comes from writing "
-        "against S, "
-        f"the name movers write {sum(rows[head]['direct'] for head in movers):+.2f} in all."
+        "GPT-2 small such heads (negative name movers) work mostly against IO; here "
+        f"{sum(rows[head]['direct'] for head in suppressors):+.2f} of the logit difference comes from writing against "
+        f"S, the name movers write {sum(rows[head]['direct'] for head in movers):+.2f} in all."
     )
 found_kinds = set(kinds)
 paper = ("duplicate-token", "previous-token", "induction", "S-inhibition", "name mover", "negative name mover")
@@ -1037,9 +1034,9 @@ lesson.say(
     "Beside the paper's circuit in GPT-2 small, which has 26 heads in seven classes and a logit difference of 3.55: "
     f"here {len(circuit)} heads and {baseline['known'].mean():.2f}. Found in both: "
     f"{', '.join(kind for kind in paper if kind in found_kinds) or 'none'}. Not found here: "
-    f"{', '.join(not_found) or 'none'}."
-    " Three cautions: the bars are choices, and a head just under one is as real as a head just over it; the MLPs were "
-    "left alone; and the attention of a head says what it reads, which is why each role also needs an effect."
+    f"{', '.join(not_found) or 'none'}. Three cautions: the bars are choices, and a head just under one is as real as "
+    "a head just over it; the MLPs were left alone; and the attention of a head says what it reads, which is why each "
+    "role also needs an effect."
 )
 
 lesson.json["heads"] = [

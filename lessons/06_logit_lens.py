@@ -48,56 +48,46 @@ TRAIN = (
     "done')\n"
     "else:\n    print('try again')\n",
     '"Have you fed the cat?" asked my mother from the kitchen. "Twice," I said. "She pretends that nobody has." The '
-    "cat "
-    "looked at me as if I had betrayed her. Then she walked to her empty bowl, sat down beside it, and began to sing. "
-    "My "
-    "mother laughed, and of course the cat was given a third breakfast.",
-    "To make bread you need only flour, water, salt and yeast. Mix the flour with the salt, dissolve the yeast in warm "
-    "water, and knead everything for ten minutes until the dough is smooth. Let it rest under a cloth for an hour. "
-    "When "
-    "it has doubled in size, shape a loaf, wait another half hour, and bake it in a hot oven.",
+    "cat looked at me as if I had betrayed her. Then she walked to her empty bowl, sat down beside it, and began to "
+    "sing. My mother laughed, and of course the cat was given a third breakfast.",
+    "To make bread you need only flour, water, salt and yeast. Mix the flour with the salt, dissolve the yeast in "
+    "warm water, and knead everything for ten minutes until the dough is smooth. Let it rest under a cloth for an "
+    "hour. When it has doubled in size, shape a loaf, wait another half hour, and bake it in a hot oven.",
     "The committee met on Thursday to discuss the new library. The architect showed two plans: a tall building with a "
     "glass front, and a low one around a courtyard. The first was cheaper to heat, the second easier to reach for old "
     "people and for children. After a long debate the members voted for the courtyard, by nine votes to four.",
-    "If a train travels at eighty kilometres per hour, it covers two hundred kilometres in two and a half hours. If it "
-    "stops for fifteen minutes on the way, the journey takes two hours and forty-five minutes. The average speed is "
-    "then "
-    "a little less than seventy-three kilometres per hour, because the stop counts as well.",
+    "If a train travels at eighty kilometres per hour, it covers two hundred kilometres in two and a half hours. If "
+    "it stops for fifteen minutes on the way, the journey takes two hours and forty-five minutes. The average speed "
+    "is then a little less than seventy-three kilometres per hour, because the stop counts as well.",
     "Dear Mr Novak, thank you for your letter of 3 March. We are sorry to hear that the lamp arrived with a broken "
-    "shade. "
-    "A new shade will be sent to you this week, free of charge. You need not return the old one. If you have any "
-    "further "
-    "questions, please write to us or call the number below. Yours sincerely, Helen Moss, Customer Service.",
+    "shade. A new shade will be sent to you this week, free of charge. You need not return the old one. If you have "
+    "any further questions, please write to us or call the number below. Yours sincerely, Helen Moss, Customer "
+    "Service.",
     "In autumn the storks gather on the meadows behind the village. For a few days they seem to do nothing at all. "
-    "Then, "
-    "on a clear morning with a wind from the north, they rise in circles without moving a wing, higher and higher, "
-    "until "
-    "they are only dots. They fly to Africa, and they come back to the same nests in spring.",
+    "Then, on a clear morning with a wind from the north, they rise in circles without moving a wing, higher and "
+    "higher, until they are only dots. They fly to Africa, and they come back to the same nests in spring.",
     "The human heart beats about one hundred thousand times a day. It has four chambers: the two upper ones receive "
-    "the "
-    "blood, and the two lower ones pump it out. The right side sends blood to the lungs, where it takes up oxygen; the "
-    "left side sends it to the rest of the body. Valves between the chambers keep the blood from flowing back.",
+    "the blood, and the two lower ones pump it out. The right side sends blood to the lungs, where it takes up "
+    "oxygen; the left side sends it to the rest of the body. Valves between the chambers keep the blood from flowing "
+    "back.",
     "On the first day of school nobody spoke to the new boy. He sat in the last row and drew ships in the margin of "
-    "his "
-    "book. On the second day the teacher asked who could name the oceans. The new boy named all of them, and then the "
-    "seas, and then the winds that blow over them. On the third day everyone wanted to sit beside him.",
+    "his book. On the second day the teacher asked who could name the oceans. The new boy named all of them, and then "
+    "the seas, and then the winds that blow over them. On the third day everyone wanted to sit beside him.",
     "import math\n\nclass Circle:\n    def __init__(self, radius):\n        self.radius = radius\n\n    def "
     "area(self):\n"
     "        return math.pi * self.radius ** 2\n\n    def scale(self, factor):\n        return Circle(self.radius * "
     "factor)\n\nsmall = Circle(1.5)\nlarge = small.scale(2)\nprint(large.area())\n",
     "The price of wheat rose again in June. Farmers in the south blame the drought, which has lasted since April; "
-    "traders "
-    "say that the harbours are full and ships are late. The government has promised to buy less for its own stores. "
-    "Whether that will be enough to bring the price of bread down before the winter, nobody in the market dares to "
-    "say.",
+    "traders say that the harbours are full and ships are late. The government has promised to buy less for its own "
+    "stores. Whether that will be enough to bring the price of bread down before the winter, nobody in the market "
+    "dares to say.",
     "Water is a strange liquid. Most things shrink when they freeze, but water grows, and so ice floats. If it did "
-    "not, "
-    "lakes would freeze from the bottom up, and few fish would live through the winter. Water also takes much heat to "
-    "warm and gives it back slowly, which is why an island by the sea has cool summers and mild winters.",
-    "Grandfather kept his tools in a long green box. There was a place for each: the hammer at the bottom, the saws in "
-    "the lid, the small chisels in a row. When he lent one to a neighbour he put a slip of paper where it had been, "
-    "with "
-    "the name and the date. In forty years, he used to say, he had not lost a single screw, only two neighbours.",
+    "not, lakes would freeze from the bottom up, and few fish would live through the winter. Water also takes much "
+    "heat to warm and gives it back slowly, which is why an island by the sea has cool summers and mild winters.",
+    "Grandfather kept his tools in a long green box. There was a place for each: the hammer at the bottom, the saws "
+    "in the lid, the small chisels in a row. When he lent one to a neighbour he put a slip of paper where it had "
+    "been, with the name and the date. In forty years, he used to say, he had not lost a single screw, only two "
+    "neighbours.",
     "Question: How many sides does a hexagon have? Answer: A hexagon has six sides. Question: What is the square of "
     "twelve? Answer: The square of twelve is one hundred and forty-four. Question: Which planet is closest to the Sun? "
     "Answer: Mercury is closest to the Sun. Question: How many minutes are there in a day? Answer: There are 1440 "
@@ -106,113 +96,87 @@ TRAIN = (
     "arches in the Middle Ages, and soldiers blew up a third in the last war. Each time the town rebuilt it as it had "
     "been. Today only people on foot may cross it, and on summer evenings it is full of them.",
     "You should back up your files every week. Copy them to a second disk and keep that disk in another room, or "
-    "better, "
-    "in another house. A copy beside the computer does not help when there is a fire. And try from time to time "
-    "whether "
-    "the copies can be read: a backup that nobody has ever restored is not a backup but a hope.",
+    "better, in another house. A copy beside the computer does not help when there is a fire. And try from time to "
+    "time whether the copies can be read: a backup that nobody has ever restored is not a backup but a hope.",
     "Light from the Sun takes a little more than eight minutes to reach us. Light from the nearest other star takes "
-    "more "
-    "than four years, and from the great galaxy in Andromeda two and a half million. When we look at the night sky we "
-    "look into the past, and some of the stars that we see may no longer be there.",
-    "She opened the piano for the first time since her father's death. The keys were yellow, and three of them made no "
-    "sound. She played the waltz that he had taught her, slowly, with holes in the melody where the dead keys were. "
-    "Her "
-    "daughter came in and sat down on the floor. When it was over neither of them said a word for a while.",
+    "more than four years, and from the great galaxy in Andromeda two and a half million. When we look at the night "
+    "sky we look into the past, and some of the stars that we see may no longer be there.",
+    "She opened the piano for the first time since her father's death. The keys were yellow, and three of them made "
+    "no sound. She played the waltz that he had taught her, slowly, with holes in the melody where the dead keys "
+    "were. Her daughter came in and sat down on the floor. When it was over neither of them said a word for a while.",
     "A thermometer tells you how warm the air is, but not how warm you feel. Wind carries heat away from the skin, "
-    "and so "
-    "a windy day at five degrees feels colder than a calm one at zero. Damp air makes hot days worse, because sweat "
-    "does "
-    "not dry. That is why a weather report often gives two numbers, the one measured and the one felt.",
+    "and so a windy day at five degrees feels colder than a calm one at zero. Damp air makes hot days worse, because "
+    "sweat does not dry. That is why a weather report often gives two numbers, the one measured and the one felt.",
     "Agent: Good morning, how can I help you?\nCaller: I booked a room for two nights, but I have to leave a day "
     "early.\n"
     "Agent: May I have your name, please?\nCaller: It is Brandt, Sofia Brandt.\nAgent: Thank you. I have changed your "
     "booking. You will get the second night back on your card within a week.\nCaller: That is very kind.\n",
     "The market is held on Wednesdays and Saturdays in the square behind the church. The fish comes from the coast "
-    "before "
-    "dawn. By nine the best cheese is gone, and by noon the sellers begin to shout lower prices, because nobody wants "
-    "to "
-    "carry melons home again. The old women know this, and they never come before half past eleven.",
+    "before dawn. By nine the best cheese is gone, and by noon the sellers begin to shout lower prices, because "
+    "nobody wants to carry melons home again. The old women know this, and they never come before half past eleven.",
     "SELECT city, COUNT(*) AS orders, SUM(amount) AS total\nFROM sales\nWHERE year = 2020\nGROUP BY city\nHAVING "
     "COUNT(*) > 100\nORDER BY total DESC\nLIMIT 5;\n\nUPDATE customers\nSET status = 'active'\nWHERE last_order > "
     "'2021-06-30';\n",
     "Iron rusts when water and oxygen reach it. The rust is a new substance, brown and brittle, and it takes up more "
-    "room "
-    "than the iron did, so it breaks off and lets the water in deeper. Paint keeps the water out. So does a thin coat "
-    "of "
-    "zinc, and the zinc has one more advantage: where the coat is scratched, the zinc is eaten first.",
+    "room than the iron did, so it breaks off and lets the water in deeper. Paint keeps the water out. So does a thin "
+    "coat of zinc, and the zinc has one more advantage: where the coat is scratched, the zinc is eaten first.",
     "My uncle drives a night bus. He says that there are three kinds of passengers: those who sleep, those who talk, "
-    "and "
-    "those who look out of the window as if they had never seen the town before. He likes the third kind best. Once a "
-    "man "
-    "stayed on until the last stop, thanked him, and said that he had been born in every street they passed.",
+    "and those who look out of the window as if they had never seen the town before. He likes the third kind best. "
+    "Once a man stayed on until the last stop, thanked him, and said that he had been born in every street they "
+    "passed.",
     "A contract needs two sides who agree. One makes an offer, the other accepts it, and both must know what they are "
     "agreeing to. It need not be written down: whoever buys an apple makes a contract. But when the sum is large, "
-    "paper "
-    "is better than memory, and a signature is better than paper alone.",
-    "Let n be an even number. Then n can be written as two times k, where k is a whole number. The square of n is four "
-    "times the square of k, which is two times something, and so it is even too. Now let n be odd. Then n is two "
-    "times k "
-    "plus one, and its square is one more than an even number. So a number and its square are always of the same kind.",
+    "paper is better than memory, and a signature is better than paper alone.",
+    "Let n be an even number. Then n can be written as two times k, where k is a whole number. The square of n is "
+    "four times the square of k, which is two times something, and so it is even too. Now let n be odd. Then n is two "
+    "times k plus one, and its square is one more than an even number. So a number and its square are always of the "
+    "same kind.",
     "The goalkeeper stood still for a moment, then threw himself to the left. He touched the ball with two fingers, it "
     "struck the post, rolled along the line, and stayed outside. The whole stadium held its breath and then roared. "
     "There were three minutes left to play, and the visitors, who had led since the tenth, never came near the goal "
     "again.",
     "Potatoes came to Europe from the Andes. For a long time people thought them fit only for pigs, or poisonous. A "
-    "king, "
-    "so the story goes, had a field of them guarded by soldiers, who were told to sleep at night, and the peasants "
-    "came "
-    "and stole what must be valuable. Within two generations potatoes fed half of the continent.",
+    "king, so the story goes, had a field of them guarded by soldiers, who were told to sleep at night, and the "
+    "peasants came and stole what must be valuable. Within two generations potatoes fed half of the continent.",
     "git clone the repository, create a virtual environment, and install the package with its test requirements. Then "
-    "run "
-    "the tests. If one of them fails, please open an issue and include the full output, the version of your system, "
-    "and "
-    "the steps that lead to the failure. Small pull requests are easier to review than large ones. Thank you!",
+    "run the tests. If one of them fails, please open an issue and include the full output, the version of your "
+    "system, and the steps that lead to the failure. Small pull requests are easier to review than large ones. Thank "
+    "you!",
     "Dear diary, today it rained again and nothing happened, except that the postman brought a parcel for somebody who "
     "does not live here. Father says that we must send it back. Mother says that it is heavy and smells of oranges. We "
     "have put it on the chair by the door, and each of us has looked at it at least ten times since lunch.",
     "An echo is sound that comes back. It travels about three hundred and forty metres in a second, so if you shout "
-    "at a "
-    "cliff and hear yourself after two seconds, the cliff is about as many metres away. Bats do the same with their "
-    "high "
-    "voices and find a moth in the dark; ships do it with the bottom of the sea.",
+    "at a cliff and hear yourself after two seconds, the cliff is about as many metres away. Bats do the same with "
+    "their high voices and find a moth in the dark; ships do it with the bottom of the sea.",
     "The tailor measured him twice and said nothing. He wrote the numbers into a small book, drew a line, and added "
-    "them "
-    "up, as if a man were a bill. Two weeks later the suit hung in the window, dark blue, with a narrow collar. It "
-    "fitted "
-    "so well that he did not dare to sit down in it until the wedding was over.",
+    "them up, as if a man were a bill. Two weeks later the suit hung in the window, dark blue, with a narrow collar. "
+    "It fitted so well that he did not dare to sit down in it until the wedding was over.",
 )
 TEST = (
     "The museum opens at ten and closes at six, except on Mondays, when it is closed all day. Tickets cost eight "
-    "euros; "
-    "children under twelve pay nothing. A tour of the collection begins every hour in the entrance hall. Visitors are "
-    "asked to leave large bags at the desk and not to touch the paintings.",
+    "euros; children under twelve pay nothing. A tour of the collection begins every hour in the entrance hall. "
+    "Visitors are asked to leave large bags at the desk and not to touch the paintings.",
     "Bees see colours that we cannot. A flower that looks plain yellow to us may have dark lines on it in ultraviolet "
     "light, and these lines lead the bee to the nectar. In return the bee carries pollen from flower to flower. "
-    "Without "
-    "bees there would be few apples, few cherries, and hardly any almonds.",
+    "Without bees there would be few apples, few cherries, and hardly any almonds.",
     "for name in sorted(people):\n    age = people[name]\n    if age < 18:\n        continue\n    print(name, 'is', "
     "age, "
     "'years old')\n\ndef oldest(people):\n    return max(people, key=people.get)\n\nprint(oldest(people))\n",
     '"Where did you leave the car?" asked Martin. "I thought that you had it," said Ruth. They looked at each other. '
-    "It "
-    "was snowing, the last bus had gone, and somewhere in the city, in one of a hundred streets, stood a small blue "
-    "car "
-    "with their keys in it. Then both of them began to laugh at the same moment.",
+    "It was snowing, the last bus had gone, and somewhere in the city, in one of a hundred streets, stood a small "
+    "blue car with their keys in it. Then both of them began to laugh at the same moment.",
     "When two numbers are added, their order does not matter: three plus five is eight, and five plus three is eight "
-    "as "
-    "well. The same is true of multiplication. But seven minus two is five, while two minus seven is minus five. "
+    "as well. The same is true of multiplication. But seven minus two is five, while two minus seven is minus five. "
     "Subtraction and division care about the order, and forgetting that is a common mistake.",
     "The winter of that year was the coldest in living memory. The river froze from bank to bank, and merchants set up "
     "their stalls on the ice. Children skated to school. In February the ice broke with a noise like thunder, and by "
     "March the first boats went down to the sea again, loaded with timber and salt.",
     "Dear Julia, I hope that this letter finds you well. We arrived safely on Sunday after a long drive. The house is "
     "smaller than in the pictures, but the garden runs down to the lake, and the children are in the water from "
-    "morning "
-    "to night. Please come and visit us before the summer is over. With love from all of us, Anne.",
+    "morning to night. Please come and visit us before the summer is over. With love from all of us, Anne.",
     "A good experiment changes one thing at a time. If you water one plant more and also move it into the sun, you "
-    "cannot "
-    "know which of the two made it grow. Keep a second plant as it was, and compare. And repeat the whole with many "
-    "plants, because a single one may simply have been stronger from the start.",
+    "cannot know which of the two made it grow. Keep a second plant as it was, and compare. And repeat the whole with "
+    "many plants, because a single one may simply have been stronger from the start.",
 )
 
 # %% 1. Every layer, every position
@@ -221,8 +185,7 @@ lesson.say(
     "The logit lens (lesson 4) holds the model's own last two steps, the final norm and the unembedding, over a stream "
     "in the middle of the model. Here over every layer and every position of one prompt. Each cell is the token that "
     "would be said next at that position if the model ended there; the last row is what it really says. Look at the "
-    "row "
-    "`embed`: that is the token alone, before any layer."
+    "row `embed`: that is the token alone, before any layer."
 )
 POINTS = ["hook_embed", *(f"blocks.{layer}.hook_resid_post" for layer in range(n_layers))]
 
@@ -298,8 +261,7 @@ rank, distance = rank_of(last, answer), kl_bits(last[-1], last)
 lesson.say(
     f"The answer to follow is {show_token(answer_text)}. KL is the distance from this layer's reading to the model's "
     "final prediction, in bits: 0 when they are the same. It asks about the whole prediction, not about one token. "
-    "Look "
-    "whether the distance shrinks steadily, or stays and then falls."
+    "Look whether the distance shrinks steadily, or stays and then falls."
 )
 lesson.table(
     ["layer", "rank", "probability", "KL", "the five likeliest"],
@@ -316,15 +278,12 @@ lesson.table(
 lesson.section("3. A translator for each layer")
 lesson.say(
     "The lens assumes that every layer speaks the language of the last one. Need it? A layer may hold the same "
-    "knowledge "
-    "turned into other directions, and later layers turn it back. So we give each layer a translator: one matrix and "
-    "one "
-    "vector that make of its stream what the last layer's stream will be, as well as a linear map can. They are fitted "
-    f"by ridge regression on {len(TRAIN)} paragraphs and tested on {len(TEST)} others, which are in this file. A "
-    "matrix "
-    f"has {config.d_model} x {config.d_model} numbers, so with a few thousand tokens it could learn its text by heart: "
-    "that is what the held-out text is for, and the penalty, which is chosen on the last quarter of the training "
-    "paragraphs."
+    "knowledge turned into other directions, and later layers turn it back. So we give each layer a translator: one "
+    "matrix and one vector that make of its stream what the last layer's stream will be, as well as a linear map can. "
+    f"They are fitted by ridge regression on {len(TRAIN)} paragraphs and tested on {len(TEST)} others, which are in "
+    f"this file. A matrix has {config.d_model} x {config.d_model} numbers, so with a few thousand tokens it could "
+    "learn its text by heart: that is what the held-out text is for, and the penalty, which is chosen on the last "
+    "quarter of the training paragraphs."
 )
 lesson.code(
     """
@@ -389,8 +348,7 @@ translators = [
 ]
 lesson.say(
     f"{train.shape[1]:,} tokens to learn from, {test.shape[1]:,} held out. The share of variance left unexplained on "
-    "the "
-    "part of the training text that chooses: "
+    "the part of the training text that chooses: "
     + ", ".join(f"{error:.2f} with penalty {p:g}" for p, error in penalty_errors.items())
     + f". Chosen: {penalty:g}."
 )
@@ -434,9 +392,8 @@ scores = {
 lesson.say(
     "How far is each reading from what the model will say, in bits? `bias only` always says the same, whatever the "
     "token: what the model says on average. A raw lens that is worse than that does not show ignorance; it shows that "
-    "we "
-    "read in the wrong language. And compare the columns of the training text with those of the held-out text: what is "
-    "better only on the former was learnt by heart."
+    "we read in the wrong language. And compare the columns of the training text with those of the held-out text: what "
+    "is better only on the former was learnt by heart."
 )
 lesson.table(
     ["layer", "raw", "bias only", "translated", "raw ", "bias only ", "translated "],
@@ -494,11 +451,10 @@ raw, bias, translated = (early_kl("test", kind) for kind in ("raw", "bias only",
 fault = {"bias": float((raw - bias).mean()), "matrix": float((bias - translated).mean())}
 lesson.say(
     f"In the first half of the layers the raw lens is {raw.mean():.2f} bits from the final prediction, held-out text. "
-    f"Knowing only what the model says on average gives {bias.mean():.2f}, and the translator "
-    f"{translated.mean():.2f}. So "
-    f"of the raw lens' distance {fault['bias']:+.2f} bits go with a constant, {fault['matrix']:+.2f} more with a "
-    f"translation of what the layer knows, and {translated.mean():.2f} remain: what is really not there yet, or not "
-    "to be had by a linear map learnt from so little text. The last layer needs no translation, and its translator is "
+    f"Knowing only what the model says on average gives {bias.mean():.2f}, and the translator {translated.mean():.2f}. "
+    f"So of the raw lens' distance {fault['bias']:+.2f} bits go with a constant, {fault['matrix']:+.2f} more with a "
+    f"translation of what the layer knows, and {translated.mean():.2f} remain: what is really not there yet, or not to "
+    "be had by a linear map learnt from so little text. The last layer needs no translation, and its translator is "
     f"{scores['test'][-1]['translated'].mean():.2f} bits off all the same: that is the price of the penalty, which "
     "pulls every translation towards the constant."
 )
@@ -511,8 +467,7 @@ last_translated = read_translated[:, -1]
 rank_translated, distance_translated = rank_of(last_translated, answer), kl_bits(last[-1], last_translated)
 lesson.say(
     f"The same prompt, which is in neither text. Look at the ranks of {show_token(answer_text)} side by side: from "
-    "which "
-    "layer on does the translated lens see it coming?"
+    "which layer on does the translated lens see it coming?"
 )
 lesson.table(
     ["layer", "raw: rank", "KL", "likeliest", "translated: rank", "KL ", "likeliest "],
@@ -581,8 +536,7 @@ lesson.finding(
     "The embedding row alone, read by the raw lens, says the token itself.",
     established=says_itself > 0.9,
     evidence=f"for {says_itself:.0%} of {len(own)} held-out tokens; its likeliest token is what the model says next "
-    "for "
-    f"{scores['test'][0]['raw top-1'].mean():.0%}",
+    f"for {scores['test'][0]['raw top-1'].mean():.0%}",
     control=f"translated, it says what the model says next for {embed_agrees.mean():.0%} (bias only "
     f"{scores['test'][0]['bias only top-1'].mean():.0%}); "
     + ("embedding and unembedding are one matrix here" if tied else "embedding and unembedding are two matrices here"),
@@ -602,19 +556,17 @@ lesson.finding(
     "And more than a constant could: the translators carry over what the layer knows of this token.",
     established=low > 0.25,
     evidence=f"{bias.mean():.2f} bits with the constant, {translated.mean():.2f} translated; difference {mean:+.2f}, "
-    "95 % "
-    f"interval [{low:+.2f}, {high:+.2f}]",
+    f"95 % interval [{low:+.2f}, {high:+.2f}]",
     control=f"on the training text the difference is "
-    f"{(early_kl('train', 'bias only') - early_kl('train', 'translated')).mean():+.2f}; "
-    "what that has more was learnt by heart; the bar is an interval above 0.25 bits",
+    f"{(early_kl('train', 'bias only') - early_kl('train', 'translated')).mean():+.2f}; what that has more was learnt "
+    "by heart; the bar is an interval above 0.25 bits",
 )
 excess = float(translated.mean() - early_kl("train", "translated").mean())
 lesson.finding(
     "The translators have not merely learnt their text by heart.",
     established=excess < mean,
     evidence=f"{early_kl('train', 'translated').mean():.2f} bits on the training text, {translated.mean():.2f} on "
-    "held-out "
-    f"text: {excess:+.2f} is over-fitting",
+    f"held-out text: {excess:+.2f} is over-fitting",
     control=f"what they gain over the constant on held-out text: {mean:+.2f}; the bar is that this is the larger",
 )
 lesson.say(
@@ -657,8 +609,7 @@ quarter = min(n_rows - 1, 1 + n_layers // 4)
 sizes = np.linalg.svd(translators[quarter][0], compute_uv=False)
 lesson.exercise(
     f"How many of the {config.d_model} singular values of layer {quarter - 1}'s translator are larger than a tenth of "
-    "the "
-    "largest?",
+    "the largest?",
     answer=int((sizes > 0.1 * sizes[0]).sum()),
     hint="np.linalg.svd(A, compute_uv=False)",
     minutes=5,

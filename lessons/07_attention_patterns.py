@@ -132,9 +132,9 @@ n_at_zero = sum(row[1] == 0 for row in rows)
 n_hidden = sum(row[1] == 0 and row[7] > 0.5 for row in rows)
 lesson.say(
     f"In {n_at_zero} of {n_layers} layers the average reads {show_token(str_tokens[0])} at position 0 most. In "
-    f"{n_hidden} "
-    "of those one head gives more than half of its attention to a single other token, which the average does not show. "
-    "The table also has only one row of each pattern. And is it the word at position 0 that matters, or the place?"
+    f"{n_hidden} of those one head gives more than half of its attention to a single other token, which the average "
+    "does not show. The table also has only one row of each pattern. And is it the word at position 0 that matters, or "
+    "the place?"
 )
 
 # %% 2. Five kinds of keys
@@ -266,8 +266,7 @@ lesson.table(
         ["evenly spread", even_first, even_second],
     ],
     caption=f"the share that a word gets from the tokens behind it, mean over all {n_layers * n_heads} heads; the "
-    "first "
-    "row is the prompt as it is",
+    "first row is the prompt as it is",
     formats={"at position 0": ".3f", "at position 1": ".3f"},
 )
 agreement = float(np.corrcoef(own_share.ravel(), first_share.mean(axis=0).ravel())[0, 1])
@@ -422,10 +421,8 @@ lesson.say(
     "passed by "
     + ", ".join(f"{n_passing[kind]} for {kind}" for kind in KINDS)
     + f"; for a sham kind, the third token after the earlier copy, by {n_passing['sham']}: that many the bar lets "
-    "through by accident. "
-    f"One to stop at: {moved_most['name']} ({moved_most['kind']}) has {moved_most['random']:.2f} where tokens come "
-    "again "
-    f"and {moved_most['control']:.2f} in the same places where they do not"
+    f"through by accident. One to stop at: {moved_most['name']} ({moved_most['kind']}) has {moved_most['random']:.2f} "
+    f"where tokens come again and {moved_most['control']:.2f} in the same places where they do not"
     + (
         ". A label is a summary of some texts, not what the head is."
         if abs(moved_most["random"] - moved_most["control"]) > 0.1
@@ -491,10 +488,9 @@ lesson.section("6. Does the head matter?")
 lesson.say(
     "A weight says what a head reads, not whether anybody uses it. So we take heads out: `hook_z`, what a head has "
     "gathered, becomes zero. If induction heads are how the model copies, then on the random tokens the loss (minus "
-    "the "
-    "logarithm of the right token's probability) must rise in the second half, where the next token has been seen, and "
-    "not in the first, where the same tokens cannot be known. The control takes out as many random other heads of the "
-    "same layers. Look at the second half: all together, each alone, and the random sets."
+    "the logarithm of the right token's probability) must rise in the second half, where the next token has been seen, "
+    "and not in the first, where the same tokens cannot be known. The control takes out as many random other heads of "
+    "the same layers. Look at the second half: all together, each alone, and the random sets."
 )
 
 
@@ -565,8 +561,7 @@ lesson.table(
           for heads, rises in zip(draws, drawn_rises, strict=True)),
     ],
     caption=f"loss without any change: first half {clean[0].mean():.2f}, second half {clean[1].mean():.2f}; blind "
-    "guessing "
-    f"would give {math.log(config.d_vocab):.2f}",
+    f"guessing would give {math.log(config.d_vocab):.2f}",
     formats={"induction share": ".2f", "rise, first half": "+.3f", "rise, second half": "+.3f"},
 )  # fmt: skip
 lesson.json["ablation"] = {
@@ -659,8 +654,7 @@ lesson.finding(
     "Position 0 is a sink: it is read for its place, not for its word.",
     established=bool(at_first.min() > 2 * even_first and at_second.max() < even_second),
     evidence=f"{len(words)} words at position 0 get {at_first.min():.2f} to {at_first.max():.2f} of the attention of "
-    "the "
-    f"tokens behind them; spread evenly it would be {even_first:.2f}",
+    f"the tokens behind them; spread evenly it would be {even_first:.2f}",
     control=f"the same words at position 1 get {at_second.min():.2f} to {at_second.max():.2f}, spread evenly "
     f"{even_second:.2f}; the bar is twice as much as evenly at 0, and less than evenly at 1, for each word",
 )
@@ -675,8 +669,7 @@ for kind_name in ("previous", "duplicate", "induction"):
         evidence=f"{len(heads)} of the {N_FOUND} that sentences proposed are confirmed on random tokens"
         + (
             f"; {name(leader)} has {random_share[kind][leader]:.2f} there, interval {random_low[0, kind][leader]:.2f} "
-            "to "
-            f"{random_low[1, kind][leader]:.2f}"
+            f"to {random_low[1, kind][leader]:.2f}"
             if leader is not None
             else ""
         ),
@@ -695,17 +688,15 @@ lesson.finding(
     and rise_low > max(0.0, 2 * most)
     and abs(together[0].mean()) < rise_low / 2,
     evidence=f"without {', '.join(map(name, zeroed))} the loss of the repeated half rises from {clean[1].mean():.2f} "
-    "by "
-    f"{together[1].mean():+.2f}, interval {rise_low:+.2f} to {rise_high:+.2f}",
+    f"by {together[1].mean():+.2f}, interval {rise_low:+.2f} to {rise_high:+.2f}",
     control=f"the first half, where nothing can be copied, {together[0].mean():+.2f}; random heads of the same layers "
     f"{most:+.2f} at most in {N_DRAWS} draws; the bar is twice that, and less than half of it in the first half",
 )
 lesson.say(
     "What this does not say. A head has a label for the texts it was seen on; most heads here have none, and a head "
-    "with "
-    "one may do other things elsewhere. The sink's share in what is moved is smaller than in the attention, and still "
-    "not nothing. And that a head reads a token does not say which of the token's properties it takes along: lesson 8 "
-    "patches them, lesson 9 cuts single edges."
+    "with one may do other things elsewhere. The sink's share in what is moved is smaller than in the attention, and "
+    "still not nothing. And that a head reads a token does not say which of the token's properties it takes along: "
+    "lesson 8 patches them, lesson 9 cuts single edges."
 )
 entropy = -(patterns * np.log(np.maximum(patterns, 1e-30))).sum(axis=-1)[:, :, 1:].mean(axis=-1)  # [n_layers, n_heads]
 sharpest = tuple(int(i) for i in np.unravel_index(entropy.argmin(), entropy.shape))

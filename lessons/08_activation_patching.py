@@ -146,16 +146,13 @@ begin = int(differs[0])  # before it the two runs are the same, and nothing can 
 n_new = n_pos - begin
 lesson.say(
     'A clean prompt, "The capital of France is", and a corrupted one, "The capital of Italy is", of the same length. '
-    "The "
-    "two runs differ in one word, so whatever makes the answers differ lies in the activations that differ. Patching "
-    "takes one activation out of one run and puts it into the other. If the answer comes over with it, what the answer "
-    "depends on was there.\n\n"
+    "The two runs differ in one word, so whatever makes the answers differ lies in the activations that differ. "
+    "Patching takes one activation out of one run and puts it into the other. If the answer comes over with it, what "
+    "the answer depends on was there.\n\n"
     "The number to watch is logit(clean's answer) - logit(corrupted's answer). Two directions: denoising patches clean "
     "activations into the corrupted run and asks what suffices to bring the answer back; noising patches corrupted "
-    "ones "
-    "into the clean run and asks what is needed to keep it. Both are given as a share: 0 nothing happened, 1 all the "
-    "way "
-    "to the other run."
+    "ones into the clean run and asks what is needed to keep it. Both are given as a share: 0 nothing happened, 1 all "
+    "the way to the other run."
 )
 lesson.table(
     ["clean", "corrupted", "answers", "in the clean run", "in the corrupted run"],
@@ -322,14 +319,10 @@ lesson.say(
         else "There is no layer from which the last position carries more than the word that differs."
     )
     + "\n\nThe last position of late layers recovers by construction, and this is no finding. The prediction is read "
-    "off "
-    "the last position after the last layer, and nothing else. Patch that and you have the other run, whatever is in "
-    "it: the share is 1 (checked below). One layer earlier only one layer's work is missing, and so on. In the same "
-    "way "
-    f"position {subject + begin} in layer 0 is 1 where it is the only one that differs: the patch is the other "
-    "prompt. What can be "
-    "found "
-    "out lies between these two corners: when, and through what, does it move?"
+    "off the last position after the last layer, and nothing else. Patch that and you have the other run, whatever is "
+    "in it: the share is 1 (checked below). One layer earlier only one layer's work is missing, and so on. In the same "
+    f"way position {subject + begin} in layer 0 is 1 where it is the only one that differs: the patch is the other "
+    "prompt. What can be found out lies between these two corners: when, and through what, does it move?"
 )
 
 # %% 3. Who moves it
@@ -398,10 +391,8 @@ lesson.say(
 lesson.section("4. Is it the answer that comes over?")
 lesson.say(
     "The trap of all denoising: a share above 0 need not mean that the clean answer was brought in. It may mean that "
-    "the "
-    "corrupted one was thrown out. So we patch in the stream of prompts that have nothing to do with either. What "
-    "comes "
-    "over from those can only be removal."
+    "the corrupted one was thrown out. So we patch in the stream of prompts that have nothing to do with either. What "
+    "comes over from those can only be removal."
 )
 unrelated = [row for row in (model.to_tokens(text)[0] for text in UNRELATED) if len(row) == n_pos][:2]
 if not unrelated:  # other lengths: the clean prompt's own words in reverse order
@@ -439,11 +430,9 @@ lesson.table(
 beyond = at_subject.mean(axis=1) - removal[:, subject].mean(axis=1)  # [n_layers]
 lesson.say(
     f"Unrelated prompts bring over {removal[: max(1, n_layers // 3), subject].mean():.2f} at the word that differs in "
-    "the "
-    f"first third of the layers, where the clean one brings {at_subject[: max(1, n_layers // 3)].mean():.2f}. That "
-    "much "
-    "of a share is removal; only what lies above it is the answer coming in. The same caution holds for every cell of "
-    "every grid above."
+    f"the first third of the layers, where the clean one brings {at_subject[: max(1, n_layers // 3)].mean():.2f}. That "
+    "much of a share is removal; only what lies above it is the answer coming in. The same caution holds for every "
+    "cell of every grid above."
 )
 
 # %% 5. Checks and what was found
@@ -518,8 +507,7 @@ if subject != end:
         and bool((at_subject[:third] > 0.8).all() and (at_end[:third] < 0.2).all())
         and bool((at_end[n_layers - final :] > 0.8).all()),
         evidence=f"denoising, over {n_pairs} pairs: at the word {at_subject[:third].min():.2f} at least in layers 0 to "
-        f"{third - 1}, at the last position {at_end[:third].max():.2f} at most; in the last {final} layers the "
-        "last "
+        f"{third - 1}, at the last position {at_end[:third].max():.2f} at most; in the last {final} layers the last "
         f"position has {at_end[n_layers - final :].min():.2f} at least",
         control=f"the stream of unrelated prompts, at the word, first third: {removal[:third, subject].mean():.2f} on "
         f"average, {removal[:third, subject].max():.2f} at most; the bars are 0.8 and 0.2 in every pair",
@@ -528,8 +516,8 @@ lesson.finding(
     "More than removal: the clean prompt's own stream brings the answer in.",
     established=able and bool((at_subject[:third] - removal[:third, subject] > 0.25).all()),
     evidence=f"at the word, first third of the layers: {float(beyond[:third].mean()):+.2f} above what unrelated "
-    "prompts "
-    f"bring ({float((at_subject[:third] - removal[:third, subject]).min()):+.2f} at least, over layers and pairs)",
+    f"prompts bring ({float((at_subject[:third] - removal[:third, subject]).min()):+.2f} at least, over layers and "
+    "pairs)",
     control=f"unrelated prompts bring {removal[:third, subject].mean():.2f} by removing the corrupted word alone; the "
     "bar is 0.25 above in every layer and pair",
 )
@@ -538,8 +526,7 @@ both = [float(heads[way][best_head].min()) for way in heads]
 rest = np.delete(heads["denoising"].mean(axis=-1).ravel(), best_head[0] * n_heads + best_head[1])
 lesson.finding(
     f"Head {best_head[0]}.{best_head[1]} moves part of the answer: its output alone suffices for some of it and is "
-    "needed "
-    "for some of it.",
+    "needed for some of it.",
     established=able
     and min(both) > 0.05
     and float(heads["denoising"][best_head].mean()) > 3 * float(np.abs(rest).mean()),
@@ -551,10 +538,9 @@ lesson.finding(
 )
 lesson.say(
     f"Three cautions. {n_pairs} pair{'s' * (n_pairs > 1)} of one template: another template may take another way. A "
-    "patch "
-    "says that a difference between two prompts passes through a place, so what both prompts share (that a capital is "
-    "asked for) is invisible here. And a small share does not mean unimportant: what three heads do together is not "
-    "found by patching one (see lesson 5)."
+    "patch says that a difference between two prompts passes through a place, so what both prompts share (that a "
+    "capital is asked for) is invisible here. And a small share does not mean unimportant: what three heads do "
+    "together is not found by patching one (see lesson 5)."
 )
 lesson.json["pairs"] = [
     {
@@ -607,8 +593,7 @@ def several(chosen: Sequence[tuple[int, int]]) -> float:
 
 lesson.exercise(
     f"Patch the three heads with the largest shares ({', '.join(f'{a}.{b}' for a, b in top_three)}) together, "
-    "denoising. "
-    "What comes over, and is it the sum of the three?",
+    "denoising. What comes over, and is it the sum of the three?",
     answer=f"{several(top_three):.2f}; the sum is "
     f"{sum(float(heads['denoising'][head].mean()) for head in top_three):.2f}",
     hint="one hook for each layer that puts several heads' z in",

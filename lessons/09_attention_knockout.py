@@ -90,10 +90,9 @@ rows = np.arange(n_prompts)
 lesson.section("1. What is an edge, and what does its cut change?")
 lesson.say(
     "Attention is the only way by which one position learns anything of another. An edge (query <- key) is one number "
-    "of "
-    "a pattern: how much the query's position takes from the key's. To cut it, its score is set to minus infinity "
-    "before "
-    "softmax: the weight becomes exactly 0, and the rest of the row shares what it had. All other edges stay.\n\n"
+    "of a pattern: how much the query's position takes from the key's. To cut it, its score is set to minus infinity "
+    "before softmax: the weight becomes exactly 0, and the rest of the row shares what it had. All other edges "
+    "stay.\n\n"
     f"What does the last position need to read? The prompts are {n_prompts} of one form and length; the answer is what "
     "the model says without any cut. Three figures for each cut: KL, how far the whole prediction moves (in bits), the "
     "fall of the logit difference between the answer and the model's second choice, and how many predictions change."
@@ -132,9 +131,8 @@ def stacked(parts: Sequence[Measured]) -> Measured:
 lesson.section("2. Every edge, cut in all layers at once")
 lesson.say(
     "First the coarse picture: each edge of the prompt is cut in every head of every layer. (A position's edge to "
-    "itself "
-    "may be cut too; only position 0 has no other edge and must keep it.) Look for the last row: which words does the "
-    "prediction need to be read directly? And at column 0, of which more below."
+    "itself may be cut too; only position 0 has no other edge and must keep it.) Look for the last row: which words "
+    "does the prediction need to be read directly? And at column 0, of which more below."
 )
 
 
@@ -186,10 +184,9 @@ lesson.section(f"3. At which depth? Windows of {width} layers")
 lesson.say(
     "Now the last position's edges, cut only in a window of layers that slides through the model. What a window's cut "
     "destroys must be fetched in that window: before it, it was not there yet, and after it, it is no longer needed. "
-    "The "
-    "other words are the controls: their edges are cut in the same window. Only the last position's own rows change, "
-    "so "
-    "only it runs again, from the window's first layer on; all others' keys and values are kept from one run."
+    "The other words are the controls: their edges are cut in the same window. Only the last position's own rows "
+    "change, so only it runs again, from the window's first layer on; all others' keys and values are kept from one "
+    "run."
 )
 
 
@@ -267,8 +264,8 @@ lesson.say(
         else ""
     )
     + "Geva et al. read such a picture as three steps: the subject's position gathers what is known of it in the "
-    "layers "
-    "below, the last position learns what is asked, and in these layers it fetches the attribute from the subject."
+    "layers below, the last position learns what is asked, and in these layers it fetches the attribute from the "
+    "subject."
 )
 
 # %% 4. One layer, one head
@@ -320,8 +317,7 @@ lesson.table(
 layer_worst = int(single["kl"][:, subject].mean(axis=-1).argmax())
 lesson.say(
     f"Cut in layer {layer_worst} alone, in all heads, the edge costs {single['kl'][layer_worst, subject].mean():.2f} "
-    "bits; "
-    f"in its worst window {kl[worst, subject].mean():.2f}. The head with the largest fall is "
+    f"bits; in its worst window {kl[worst, subject].mean():.2f}. The head with the largest fall is "
     f"{top[0][0]}.{top[0][1]} ({falls[top[0]]:+.2f}), the next {top[1][0]}.{top[1][1]} ({falls[top[1]]:+.2f})."
 )
 
@@ -332,9 +328,8 @@ lesson.say(
     "position is a sink (lesson 7): heads that have nothing to say look there, because they must look somewhere. Cut "
     "that edge, and the row is shared out anew: a weight that stood for nothing now falls on real words, and the head "
     "says something it never says. So cut it in a second way: set the weight to 0 in the pattern, after softmax, and "
-    "let "
-    "nobody have the share. What remains of the effect is what was really read there; the rest came from the sharing "
-    "out."
+    "let nobody have the share. What remains of the effect is what was really read there; the rest came from the "
+    "sharing out."
 )
 two_ways = {
     way: stacked([
@@ -361,8 +356,7 @@ first_shared, first_dropped = (
 )  # [prompt]: mean over windows
 lesson.say(
     f"Over all windows the first position's edge costs {first_shared.mean():.2f} bits when its weight is shared out, "
-    "and "
-    f"{first_dropped.mean():.2f} when it is dropped: "
+    f"and {first_dropped.mean():.2f} when it is dropped: "
     + (
         f"{1 - first_dropped.mean() / first_shared.mean():.0%} of the effect was made by the cut itself."
         if first_dropped.mean() < first_shared.mean()
@@ -429,15 +423,13 @@ if others:
     control = kl[:, others].mean(axis=-1).max()
     lesson.finding(
         f"The answer is fetched from the subject in a few layers: without the edge in layers {window_labels[worst]} "
-        "the "
-        "prediction is another one.",
+        "the prediction is another one.",
         established=answers_low[0] > 3 * float(control) and float(by_window["changed"][worst, subject].mean()) > 0.5,
         evidence=f"KL {kl[worst, subject].mean():.2f} bits, 95 % bootstrap interval over {n_prompts} prompts "
         f"[{answers_low[0]:.2f}, {answers_low[1]:.2f}]; {by_window['changed'][worst, subject].mean():.0%} of the "
         "predictions change",
         control=f"the edges to the words between, in any window: {float(control):.2f} at most (mean over prompts); "
-        "the bar "
-        "is an interval above three times that, and more than half of the predictions changed",
+        "the bar is an interval above three times that, and more than half of the predictions changed",
     )
 outside = [w for w, window in enumerate(windows) if window.stop <= layer_worst or window.start > layer_worst]
 lesson.finding(
@@ -469,17 +461,14 @@ lesson.finding(
     established=first_gap[0] > 0 and float(first_dropped.mean()) < 0.5 * float(first_shared.mean()),
     evidence=f"{first_shared.mean():.2f} bits when the weight is shared out, {first_dropped.mean():.2f} when it is "
     f"dropped (mean over {len(windows)} windows); difference {float((first_shared - first_dropped).mean()):+.2f}, "
-    "interval "
-    f"[{first_gap[0]:+.2f}, {first_gap[1]:+.2f}]",
+    f"interval [{first_gap[0]:+.2f}, {first_gap[1]:+.2f}]",
     control=f"the subject's edge in its worst window: {two_ways['shared out']['kl'][worst, 1].mean():.2f} shared out, "
     f"{two_ways['dropped']['kl'][worst, 1].mean():.2f} dropped; the bar is less than half, and an interval above 0",
 )
 lesson.say(
     "What this does not say. A cut shows that an edge is needed, not what comes over it, and an edge that is not "
-    "needed "
-    "may have a twin that does the same. The windows' width is a choice: wide ones find what several layers share, "
-    "narrow "
-    "ones say where. And all this is one form of prompt."
+    "needed may have a twin that does the same. The windows' width is a choice: wide ones find what several layers "
+    "share, narrow ones say where. And all this is one form of prompt."
 )
 lesson.json["prompts"] = [
     {"prompt": model.to_string(tokens[i]), "answer": model.to_str_tokens(answer[i : i + 1])[0],
@@ -514,8 +503,7 @@ lesson.exercise(
 inner = [i for i, (query, key) in enumerate(edges) if query != end and key != 0 and query != key]
 lesson.exercise(
     "Of all edges that neither end at the last position nor begin at the first, nor at the query itself: which one "
-    "costs "
-    "most when cut in all layers?",
+    "costs most when cut in all layers?",
     answer=(
         "{} <- {}, {:.2f} bits".format(*edges[max(inner, key=lambda i: by_edge["kl"][i].mean())],
                                        max(by_edge["kl"][i].mean() for i in inner))

@@ -86,9 +86,9 @@ lesson.say(
     "over the other. What the prompts share falls out, and what is peculiar to one pair is averaged away: that is why "
     "one pair is not enough. The difference, made to have length 1, is the layer's direction.\n\n"
     "To steer is to add it to the stream, at every position but the first (the sink has a stream of a size of its "
-    "own), "
-    "at one layer. The dose is in units of that layer's residual norm: 0.5 adds a vector half as long as the streams "
-    "there usually are. Without such a unit a dose means nothing, as streams grow many times longer through the layers."
+    "own), at one layer. The dose is in units of that layer's residual norm: 0.5 adds a vector half as long as the "
+    "streams there usually are. Without such a unit a dose means nothing, as streams grow many times longer through "
+    "the layers."
 )
 
 
@@ -142,9 +142,8 @@ reliable = [split_half(layer) for layer in range(n_layers)]
 shown_layers = sorted({round(i * (n_layers - 1) / 9) for i in range(10)})
 lesson.say(
     "Is there a direction at all, or only noise of eight pairs? Make it twice, from the even and from the odd pairs: "
-    "the "
-    "cosine between the two says how far they agree (0: not at all, 1: the same). Look also at how much longer streams "
-    "become."
+    "the cosine between the two says how far they agree (0: not at all, 1: the same). Look also at how much longer "
+    "streams become."
 )
 lesson.table(
     ["layer", "usual length of a stream", "length of the difference", "cosine of the halves"],
@@ -215,10 +214,8 @@ def figures(log_p: Array) -> tuple[Array, Array]:
 
 lesson.say(
     f"The prompts are now {len(NEUTRAL)} others, about phones, hotels and matches. Two figures for each layer and "
-    "dose: "
-    f"the answer, log2 of P(good word) / P(bad word) for the next token, of {len(good)} good words and {len(bad)} bad "
-    "ones "
-    f"({', '.join(show_token(p) for p in model.to_str_tokens(good[:3]))} ... against "
+    f"dose: the answer, log2 of P(good word) / P(bad word) for the next token, of {len(good)} good words and "
+    f"{len(bad)} bad ones ({', '.join(show_token(p) for p in model.to_str_tokens(good[:3]))} ... against "
     f"{', '.join(show_token(p) for p in model.to_str_tokens(bad[:3]))} ...), and KL, how far the whole prediction has "
     f"moved. Without steering the odds are {float(odds(clean_log_p).mean()):+.2f} bits. Look for layers where a small "
     "dose moves the odds in both directions."
@@ -258,8 +255,7 @@ random_swing = {layer: np.abs((change[:, 1] - change[:, 0]).mean(axis=-1)) for l
 lesson.say(
     "The control: random directions of the same length. From dose -0.5 to +0.5 the odds swing by so much, with our "
     f"direction and with {N_RANDOM} random ones (mean of the sizes); and KL at these doses. A KL that is as large "
-    "under a "
-    "random direction says that the model is being shaken, not steered."
+    "under a random direction says that the model is being shaken, not steered."
 )
 lesson.table(
     ["layer", "swing", "random", "KL", "KL, random"],
@@ -284,11 +280,9 @@ lesson.say(
         "the words that we count). "
     )
     + f'The model continues "{options.prompt}" greedily, {options.tokens} tokens, with the direction added in every '
-    "step. "
-    "Fluency is judged by the model itself, unsteered: its loss on the continuation, in bits per token (what is likely "
-    "costs little). Loops are likely too, so look at the last column as well: how many of the tokens are different "
-    "ones. "
-    "Look for the dose at which the text turns, and the one at which it falls apart."
+    "step. Fluency is judged by the model itself, unsteered: its loss on the continuation, in bits per token (what is "
+    "likely costs little). Loops are likely too, so look at the last column as well: how many of the tokens are "
+    "different ones. Look for the dose at which the text turns, and the one at which it falls apart."
 )
 
 
@@ -412,8 +406,7 @@ mean, low, high = interval(swing[best])
 random_best = random_swing[best]  # [random]
 lesson.finding(
     f"The direction steers: added after layer {best} it moves the odds of good against bad words, on prompts it was "
-    "not "
-    "made from.",
+    "not made from.",
     established=low > 2 * float(random_best.max()) and low > 0,
     evidence=f"from dose -0.5 to +0.5 the odds swing by {mean:+.2f} bits, 95 % bootstrap interval over {len(NEUTRAL)} "
     f"prompts [{low:+.2f}, {high:+.2f}]",
@@ -437,16 +430,14 @@ lesson.finding(
     established=cost > 2 * before,
     evidence=f"{cost:.2f} bits per token at dose 1 in either direction, {before:.2f} at 0.1 and below",
     control=f"random directions at dose 1: {float(random_loss[:, large].mean()):.2f}; the bar is twice the loss of "
-    "small "
-    "doses",
+    "small doses",
 )
 late = float(swing[lower:].mean()) if lower < n_layers else 0.0
 lesson.say(
     f"In which layer? The largest swing is in layer {int(swing.mean(axis=-1).argmax())}; per bit of KL, that is for "
-    "the "
-    f"least disturbance, layer {int(per_bit.argmax())} is best. The last third of the layers swings by {late:+.2f} on "
-    "average: there a direction acts almost directly on the logits of the words counted, and proves little about what "
-    "the model understands (lesson 3).\n\n"
+    f"the least disturbance, layer {int(per_bit.argmax())} is best. The last third of the layers swings by {late:+.2f} "
+    "on average: there a direction acts almost directly on the logits of the words counted, and proves little about "
+    "what the model understands (lesson 3).\n\n"
     "What this does not say. That the direction is 'sentiment': it is what these sixteen prompts differ in, and words "
     "like 'won' and 'lost' are part of it. That the model uses this direction when nobody steers. And a steered odds "
     "figure is not a steered text: read the continuations."
