@@ -15,6 +15,14 @@ def run_lesson(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
 
 
+def refusal(name: str, *arguments: str) -> str:
+    """Run a lesson that must refuse its options: one line on standard error, which is returned, and status 2."""
+    done = run_lesson(name, *arguments)
+    assert done.returncode == 2, done.stdout[-2000:] + done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
 def lesson_json(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Run a lesson that must succeed; what it writes with --json, plus its standard output as "stdout"."""
     path = folder / f"{name}.json"

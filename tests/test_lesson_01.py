@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from tests.running import lesson_json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
-from tests.running import lesson_json
 
 STORED = {
     "W_Q": "self_attn.q_proj",

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
-from tests.running import lesson_json, run_lesson
+from tests.running import lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 from tinymi.arrays import Tokens
+
+import numpy as np
+import pytest
+import torch
 
 EIFFEL = "The Eiffel Tower is in"
 
@@ -97,10 +97,7 @@ def test_a_tiny_random_model(tiny_folder: Path, tiny_model: Model, tmp_path: Pat
     ids=["two tokens", "foil of three", "the same", "no prompt"],
 )
 def test_wrong_options_are_one_line_and_status_2(tiny_folder: Path, options: list[str]) -> None:
-    done = run_lesson("03_logit_attribution", "--model", str(tiny_folder), *options)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" not in done.stderr
+    refusal("03_logit_attribution", "--model", str(tiny_folder), *options)
 
 
 @pytest.fixture(scope="module")

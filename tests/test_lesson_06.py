@@ -3,34 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+from tests.analyses import kl_bits, logit_lens
+from tests.running import lesson_json, refusal
+from tests.variants import hugging_face
+from tinymi import Model
+
 import numpy as np
 import pytest
 import torch
 
-from tests.running import lesson_json, run_lesson
-from tests.variants import hugging_face
-from tinymi import Model
-
 LESSON = "06_logit_lens"
-
-
-def lens_of_hugging_face(reference: Any, tokens: Any) -> Any:
-    """Log probabilities everywhere, by transformers' own norm and head: [1 + n_layers, pos, d_vocab]."""
-    with torch.no_grad():
-        out = reference(torch.from_numpy(tokens), output_hidden_states=True)
-        states = [reference.lm_head(reference.model.norm(state))[0] for state in out.hidden_states[:-1]]
-        return torch.log_softmax(torch.stack([*states, out.logits[0]]).double(), dim=-1)
 
 
 def check_prompt(found: dict[str, Any], folder: Path, model: Model) -> None:
     prompt = found["prompt"]
-    log_p = lens_of_hugging_face(hugging_face(folder), model.to_tokens(prompt["prompt"]))
+    log_p = torch.log_softmax(logit_lens(hugging_face(folder), model.to_tokens(prompt["prompt"])), dim=-1)
     assert len(prompt["layers"]) == model.config.n_layers + 1
     final = log_p[-1, -1]
     for row, expected in zip(prompt["layers"], log_p, strict=True):
         last = expected[-1]
         assert row["probability"] == pytest.approx(float(last[prompt["answer_id"]].exp()), abs=1e-4)
-        assert row["kl"] == pytest.approx(float((final.exp() * (final - last)).sum() / np.log(2)), abs=5e-3, rel=1e-4)
+        assert row["kl"] == pytest.approx(kl_bits(final, last), abs=5e-3, rel=1e-4)
         near = 1e-3
         above = [int((last > last[prompt["answer_id"]] + shift).sum()) for shift in (near, -near)]
         assert 1 + above[0] <= row["rank"] <= 1 + above[1]
@@ -47,9 +40,7 @@ def test_a_tiny_random_model(tiny_folder: Path, tiny_model: Model, tmp_path: Pat
 
 @pytest.mark.parametrize("options", [["--answer", "two tokens"], ["--prompt", ""], ["--prompt", "x" * 600]])
 def test_wrong_options_are_one_line_and_status_2(options: list[str], tiny_folder: Path) -> None:
-    done = run_lesson(LESSON, "--model", str(tiny_folder), *options)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    refusal(LESSON, "--model", str(tiny_folder), *options)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +102,6 @@ def test_the_translator_is_ridge_regression(
     A = torch.linalg.lstsq(rows, torch.cat([y - mean_y, torch.zeros(x.shape[1], x.shape[1], dtype=x.dtype)])).solution
     prompt, final = (state[-1] for state in states(found["prompt"]["prompt"]))
     head, weight = reference.lm_head.weight.double(), reference.model.norm.weight.double()
-    log_p = torch.log_softmax(head @ (final * weight), dim=-1)
-    log_q = torch.log_softmax(head @ ((mean_y + (prompt - mean_x) @ A) * weight), dim=-1)
-    kl = float((log_p.exp() * (log_p - log_q)).sum() / np.log(2))
+    translated = mean_y + (prompt - mean_x) @ A
+    kl = kl_bits(head @ (final * weight), head @ (translated * weight))
     assert found["prompt"]["layers"][layer + 1]["translated_kl"] == pytest.approx(kl, abs=2e-2)

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from tests.analyses import without_heads
+from tests.running import lesson_json, refusal
+from tests.variants import hugging_face
+from tinymi import Model
+
 import numpy as np
 import pytest
 import torch
-
-from tests.running import lesson_json, run_lesson
-from tests.variants import hugging_face
-from tinymi import Model
 
 LESSON = "07_attention_patterns"
 
@@ -65,9 +66,7 @@ def test_a_tiny_random_model(tiny_folder: Path, tiny_model: Model, tmp_path: Pat
 
 @pytest.mark.parametrize("prompt", ["", "abc"])
 def test_a_prompt_that_is_too_short_is_one_line_and_status_2(prompt: str, tiny_folder: Path) -> None:
-    done = run_lesson(LESSON, "--model", str(tiny_folder), "--prompt", prompt)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    refusal(LESSON, "--model", str(tiny_folder), "--prompt", prompt)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +108,11 @@ def test_without_induction_heads_the_model_copies_no_more(
     assert max(draw["second"] for draw in ablation["random"]) < 1
     assert all(finding["established"] for finding in found["findings"])
     # The same heads taken out of transformers' model: their slices of o_proj's input at zero.
-    reference, d_head = hugging_face(default_model_folder), default_model.config.d_head
-    heads = [tuple(map(int, head.split("."))) for head in ablation["heads"]]
+    reference = hugging_face(default_model_folder)
+    heads: dict[int, list[int]] = {}
+    for name in ablation["heads"]:
+        layer, head = map(int, name.split("."))
+        heads.setdefault(layer, []).append(head)
     tokens = torch.tensor(found["random_tokens"]["repeated"])
     half = tokens.shape[1] // 2
 
@@ -120,12 +122,5 @@ def test_without_induction_heads_the_model_copies_no_more(
         return -log_p.gather(-1, tokens[:, half + 2 :, None])[..., 0].mean(dim=1)
 
     before = loss()
-    for layer, head in heads:
-
-        def without(module: Any, args: Any, head: int = head) -> Any:
-            z = args[0].clone()
-            z[..., head * d_head : (head + 1) * d_head] = 0
-            return (z,)
-
-        reference.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(without)
-    np.testing.assert_allclose(loss() - before, ablation["together"]["second"], atol=2e-3)
+    with without_heads(reference, heads, default_model.config.d_head):
+        np.testing.assert_allclose(loss() - before, ablation["together"]["second"], atol=2e-3)
