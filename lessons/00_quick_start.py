@@ -14,12 +14,12 @@ Paper: Vaswani et al. 2017, Attention Is All You Need
 """
 
 # %% Set-up
-import numpy as np
-
 from tinymi.arrays import Array
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
 from tinymi.ops import softmax
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompt", default="The capital of France is", help="the text to go on from")

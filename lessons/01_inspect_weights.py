@@ -14,12 +14,12 @@ Paper: Touvron et al. 2023, LLaMA (the block's layout); Spearman 1904 (rank corr
 """
 
 # %% Set-up
-import numpy as np
-import numpy.typing as npt
-
 from tinymi.arrays import Array
 from tinymi.lesson import Lesson
 from tinymi.weights import BlockWeights
+
+import numpy as np
+import numpy.typing as npt
 
 MATRICES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_in", "W_out")
 

@@ -22,15 +22,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi import Model
 from tinymi.arrays import Array
 from tinymi.errors import InputError
 from tinymi.hooks import HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
 from tinymi.ops import silu
+
+import numpy as np
+import numpy.typing as npt
 
 Integers = npt.NDArray[np.int64]
 

@@ -20,13 +20,13 @@ for)
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tinymi import Model
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompt", default="The Eiffel Tower is in", help="the prompt to take apart")

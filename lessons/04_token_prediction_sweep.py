@@ -19,13 +19,13 @@ from Transformers with the Tuned Lens (why early layers are hard to read so)
 from collections import Counter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi import Model
 from tinymi.arrays import Array
 from tinymi.errors import InputError
 from tinymi.lesson import Lesson, Token, show_token
+
+import numpy as np
+import numpy.typing as npt
 
 # Where several continuations are right, the one that the model finds likeliest is followed.
 PROMPTS = {

@@ -18,14 +18,14 @@ McDougall et al. 2023, Copy Suppression
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, show_token
 from tinymi.ops import rms_norm
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompts", type=int, default=16, metavar="N", help="prompts of the sweep, a multiple of 2")

@@ -18,12 +18,12 @@ Transformers with the Tuned Lens (trained by gradient descent on KL; here by rid
 import math
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi import Model
 from tinymi.arrays import Array
 from tinymi.lesson import Lesson, Token, show_token
+
+import numpy as np
+import numpy.typing as npt
 
 lesson = Lesson(__doc__)
 lesson.option("--prompt", default="The capital of France is", help="the prompt to read")

@@ -19,14 +19,14 @@ and Induction Heads; Kobayashi et al. 2020, Attention is Not Only a Weight
 import math
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
 from tinymi.ops import softmax
+
+import numpy as np
+import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]

@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
 from tinymi.ops import rms_norm
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--pairs", type=int, default=3, metavar="N", help="pairs of prompts, 1 to 6")

@@ -21,13 +21,13 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
-
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompt", help="a prompt of your own, instead of the capitals; then --subject too")

@@ -18,13 +18,13 @@ Steering Llama 2 via Contrastive Activation Addition (difference of means over m
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from tinymi import Model
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, show_token
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--layer", type=int, help="the layer that is steered when the model writes; without it, the best one")

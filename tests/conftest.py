@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import pytest
-
 import tinymi
 from tests.checkpoints import save_tiny
 from tests.variants import save_variant
 from tinymi.sources import folder_for
+
+import pytest
 
 
 @pytest.fixture(scope="session")

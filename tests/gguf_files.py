@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.checkpoints import save_tiny
+from tinymi.arrays import Array
+
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, quantize
 from safetensors.numpy import load_file
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
-
-from tests.checkpoints import save_tiny
-from tinymi.arrays import Array
 
 CONTROL, USER_DEFINED = ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), ("<think>",)
 SIZES: dict[str, Any] = {

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from tinymi.report import items
 from tinymi.report.tokens import Token
+
+import numpy as np
 
 HOSTILE = ("<script>alert(1)</script>", "\x1b[31mred", "\u202eevil", "\ud800", "</table>", '"onmouseover="x', "\x9b2J")
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import tinymi
 from tests.variants import VARIANTS, edit_json, save_variant
 from tinymi import Config, ConfigError
 from tinymi.config import Llama3RopeScaling
+
+import pytest
 
 RAW: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
 import tinymi
 from tests.variants import hugging_face, save_variant
 from tinymi.arrays import Array
 from tinymi.generation import choose
 from tinymi.hooks import HookPoint
+
+import numpy as np
+import pytest
+import torch
 
 
 @pytest.mark.parametrize("variant", ["llama-free-head", "llama3-rope", "qwen2-gqa2", "qwen3-free-head"])

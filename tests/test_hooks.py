@@ -4,16 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
 import tinymi
 from tests.variants import error, hugging_face, random_tokens, save_variant
 from tinymi import POINTS, ActivationCache, HookError, HookPoint, NotCachedError, Point
 from tinymi.arrays import Array, Tokens
 from tinymi.hooks import hook_points
 from tinymi.ops import silu, softmax
+
+import numpy as np
+import pytest
+import torch
 
 LAYER = 1
 SHORT = [point.short for point in POINTS]

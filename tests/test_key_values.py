@@ -1,12 +1,12 @@
 """The key-value cache as lessons use it: runs in two parts equal runs in one."""
 
-import numpy as np
-import pytest
-
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array
 from tinymi.errors import InputError
 from tinymi.hooks import HookPoint
+
+import numpy as np
+import pytest
 
 TOKENS = np.random.default_rng(0).integers(0, 200, (3, 9))
 

@@ -4,12 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 import tinymi
 from tests.variants import (
     VARIANTS,
@@ -22,6 +16,12 @@ from tests.variants import (
     save_variant,
 )
 from tinymi.arrays import Tokens
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 LONG = (
     "A transformer reads a text as a row of tokens. Each token becomes a vector, and every layer adds to it what "

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+import tinymi
+from tests.variants import hugging_face, save_variant
+from tinymi.arrays import Array
+from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, rope_frequencies, silu, softmax
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-
-import tinymi
-from tests.variants import hugging_face, save_variant
-from tinymi.arrays import Array
-from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, rope_frequencies, silu, softmax
 
 few = settings(max_examples=30, deadline=None)
 rows = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-50, 50, width=32))

@@ -2,10 +2,10 @@
 
 import re
 
-import numpy as np
-
 import tinymi
 from tests.running import ROOT
+
+import numpy as np
 
 
 def test_the_example_prints_what_its_comments_say(default_model: tinymi.Model) -> None:

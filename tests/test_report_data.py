@@ -7,13 +7,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-
 from tests.report_samples import HOSTILE, document, pattern
 from tinymi.errors import InputError
 from tinymi.report import data, items
 from tinymi.report.tokens import Token
+
+import numpy as np
+import pytest
 
 
 def strict(text: str) -> Any:

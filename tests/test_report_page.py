@@ -6,14 +6,14 @@ import json
 import re
 from html.parser import HTMLParser
 
-import numpy as np
-import pytest
-
 from tests.report_samples import HOSTILE, document, pattern, samples
 from tinymi.report import items
 from tinymi.report.items import Document
 from tinymi.report.page import ATTENTION_BYTES, LEVELS, encode_pattern, fragment, page, style, ticks
 from tinymi.report.tokens import Token, show_token
+
+import numpy as np
+import pytest
 
 VOID = {"meta", "link", "br", "input", "hr", "img"}
 

@@ -3,14 +3,14 @@
 import io
 import re
 
-import numpy as np
-import pytest
-import wcwidth
-
 from tests.report_samples import document, pattern, samples
 from tinymi.report import items, terminal
 from tinymi.report.terminal import Screen, render
 from tinymi.report.tokens import Token
+
+import numpy as np
+import pytest
+import wcwidth
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 

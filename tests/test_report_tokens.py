@@ -2,11 +2,11 @@
 
 import unicodedata
 
+from tinymi.report.tokens import show_text, show_token
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tinymi.report.tokens import show_text, show_token
 
 SHOWN = [
     (" Paris", "␣Paris"),

@@ -19,16 +19,16 @@ import time
 import zipfile
 from pathlib import Path
 
+from tests.gguf_files import bpe_metadata, save_pair
+from tests.test_sources_gguf import COMBINING, TEXTS, digits_apart
+from tinymi.sources import default_model
+
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-from tests.gguf_files import bpe_metadata, save_pair
-from tests.test_sources_gguf import COMBINING, TEXTS, digits_apart
-from tinymi.sources import default_model
 
 ROOT = Path(__file__).parent.parent
 CHILD = """

@@ -8,6 +8,13 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import tinymi
+from tests.gguf_files import SIZES, bpe_metadata, contents, paired, save_pair, sentencepiece_metadata, write
+from tests.variants import error, hugging_face
+from tinymi.errors import SourceError
+from tinymi.sources import folder_for
+from tinymi.sources.gguf_file import Numbers, read
+
 import numpy as np
 import pytest
 import regex  # type: ignore[import-untyped]
@@ -17,13 +24,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import tinymi
-from tests.gguf_files import SIZES, bpe_metadata, contents, paired, save_pair, sentencepiece_metadata, write
-from tests.variants import error, hugging_face
-from tinymi.errors import SourceError
-from tinymi.sources import folder_for
-from tinymi.sources.gguf_file import Numbers, read
 
 TEXTS = [
     "The capital of France is Paris, isn't it? They'RE sure.",

@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.checkpoints import save_tiny
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 SHA = "a" * 40

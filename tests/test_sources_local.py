@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.checkpoints import save_tiny
 from tinymi.errors import SourceError
 from tinymi.sources import cache, folder_for
+
+import pytest
 
 
 def test_a_good_folder_is_used_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tinymi
+from tinymi import InputError, Tokenizer, TokenizerError
+
 import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
-
-import tinymi
-from tinymi import InputError, Tokenizer, TokenizerError
 
 WORDS = ("Paris", "France", "the")
 BOS = "<s>"

@@ -3,16 +3,17 @@
 import json
 import mmap
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pytest
-from safetensors.numpy import load_file, save_file
+from typing import Any, Literal
 
 import tinymi
 from tests.variants import edit_json, hugging_face, save_variant
 from tinymi.arrays import Array
 
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+WEIGHTS: tuple[Literal["loaded", "mapped"], ...] = ("loaded", "mapped")
 MATRICES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_in", "W_out")
 
 
@@ -61,6 +62,33 @@ def test_weights_are_those_that_transformers_names(tmp_path: Path) -> None:
     assert np.array_equal(w.q_norm, layer.self_attn.q_norm.weight.detach().numpy())
 
 
+@pytest.mark.parametrize("name", ["llama-bf16", "llama-tied", "qwen2-bf16-sharded", "qwen3-free-head"])
+def test_mapped_weights_are_the_same_weights(name: str, tmp_path: Path) -> None:
+    folder = save_variant(tmp_path, name)
+    loaded, mapped = tinymi.load(folder), tinymi.load(folder, weights="mapped")
+    found = weights_of(mapped)
+    assert found.keys() == weights_of(loaded).keys()
+    for key, value in weights_of(loaded).items():
+        assert np.array_equal(found[key], value)
+        assert not found[key].flags.writeable
+    tokens = np.arange(12).reshape(2, 6)
+    assert np.array_equal(mapped(tokens), loaded(tokens))
+    with pytest.raises(IndexError):
+        mapped.weights.blocks[len(loaded.weights.blocks)]
+    assert len(mapped.weights.blocks[1:]) == len(loaded.weights.blocks) - 1
+
+
+def test_mapped_weights_are_kept_nowhere(tmp_path: Path) -> None:
+    weights = tinymi.load(save_variant(tmp_path, "llama-bf16"), weights="mapped").weights
+    assert not np.shares_memory(weights.W_E, weights.W_E)
+    assert not np.shares_memory(weights.blocks[0].W_in, weights.blocks[0].W_in)
+
+
+def test_an_unknown_kind_of_weights_is_refused(free_head_folder: Path) -> None:
+    with pytest.raises(tinymi.InputError, match=r"'lazy'.*'loaded' or 'mapped'"):
+        tinymi.load(free_head_folder, weights="lazy")  # type: ignore[arg-type]
+
+
 def test_tied_unembedding_is_the_embedding(tmp_path: Path) -> None:
     weights = tinymi.load(save_variant(tmp_path, "llama-tied")).weights
     assert np.shares_memory(weights.W_E, weights.W_U)
@@ -96,8 +124,9 @@ def test_every_missing_tensor_is_named(name: str, tmp_path: Path) -> None:
     assert len(tensors) >= 3 * 9 + 3
     for absent in tensors:
         save_file({key: value for key, value in tensors.items() if key != absent}, path)
-        with pytest.raises(tinymi.WeightsError, match=f"^tensor {absent}: missing; expected one of shape"):
-            tinymi.load(tmp_path)
+        for weights in WEIGHTS:
+            with pytest.raises(tinymi.WeightsError, match=f"^tensor {absent}: missing; expected one of shape"):
+                tinymi.load(tmp_path, weights=weights)
 
 
 @pytest.mark.parametrize("name", ["llama-free-head", "qwen2-gqa2", "qwen3-free-head"])

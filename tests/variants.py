@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.checkpoints import save_tiny
+from tinymi.arrays import Array, Tokens
+
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
-
-from tests.checkpoints import save_tiny
-from tinymi.arrays import Array, Tokens
 
 # No two sizes are equal: a swapped axis shows.
 SIZES: dict[str, Any] = {

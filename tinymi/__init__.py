@@ -1,5 +1,9 @@
 """tinymi: see what happens inside a language model, in NumPy alone."""
 
+from tinymi import kernels
+
+kernels.choose()  # before anything loads NumPy
+
 from tinymi.config import Config
 from tinymi.errors import (
     ConfigError,
@@ -16,7 +20,7 @@ from tinymi.key_values import KeyValueCache
 from tinymi.loader import load
 from tinymi.model import Model
 from tinymi.tokenizer import Tokenizer
-from tinymi.weights import BlockWeights, HeadWeights, Weights
+from tinymi.weights import BlockWeights, HeadWeights, MappedWeights, Weights
 
 __version__ = "0.1.0"
 
@@ -31,6 +35,7 @@ __all__ = [
     "HookPoint",
     "InputError",
     "KeyValueCache",
+    "MappedWeights",
     "Model",
     "NotCachedError",
     "Point",

@@ -1,10 +1,10 @@
 """Generation's two decisions: which token comes next, and whether a hook and the key-value cache agree."""
 
-import numpy as np
-
 from tinymi.arrays import Array, Tokens
 from tinymi.errors import HookError, InputError
 from tinymi.ops import softmax
+
+import numpy as np
 
 
 def choose(logits: Array, temperature: float, top_k: int | None, rng: np.random.Generator) -> Tokens:

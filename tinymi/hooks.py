@@ -12,10 +12,10 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tinymi.arrays import Array
 from tinymi.errors import HookError, NotCachedError
+
+import numpy as np
 
 
 @dataclass(frozen=True)

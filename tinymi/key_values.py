@@ -2,12 +2,12 @@
 
 import copy
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi.arrays import Array
 from tinymi.config import Config
 from tinymi.errors import InputError
+
+import numpy as np
+import numpy.typing as npt
 
 
 class LayerKeyValues:

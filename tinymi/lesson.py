@@ -57,6 +57,7 @@ from dataclasses import asdict, is_dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from tinymi import kernels
 from tinymi.errors import InputError, TinymiError
 from tinymi.report import data, items, terminal
 from tinymi.report.tokens import Token, show_text, show_token
@@ -140,6 +141,8 @@ class Lesson:
             f" ({config.n_kv_heads} for keys and values), d_model {config.d_model}, d_mlp {config.d_mlp},"
             f" {config.d_vocab:,} tokens."
         )
+        if kernels.chosen():
+            self.say(f"Speed: {kernels.chosen()}.")
         return model
 
     # --- talk ----------------------------------------------------------------------------------------------

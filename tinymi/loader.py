@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Iterable
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from tinymi.config import Config
 from tinymi.errors import InputError
 from tinymi.model import Model
 from tinymi.sources import folder_for
 from tinymi.tokenizer import Tokenizer
-from tinymi.weights import Weights
+from tinymi.weights import AnyWeights, MappedWeights, Weights
+
+import numpy as np
+import numpy.typing as npt
+
+_WEIGHTS: dict[str, type[AnyWeights]] = {"loaded": Weights, "mapped": MappedWeights}
 
 
 def load(
@@ -20,6 +23,7 @@ def load(
     dtype: npt.DTypeLike = np.float32,
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
+    weights: Literal["loaded", "mapped"] = "loaded",
 ) -> Model:
     """Load a LLaMA, Qwen2 or Qwen3 model.
 
@@ -28,11 +32,16 @@ def load(
     dtype: the type to compute in, float32 or float64 (slow; for exact comparisons).
     revision: the hub's branch, tag or commit.
     ignore_config: fields of config.json to pass over although their effect is not implemented.
+    weights: "loaded" converts a checkpoint in BF16 or F16 once, and needs memory for all of it in `dtype`; "mapped"
+        leaves it in its file and converts one layer at a time, at each use: slow, for models larger than the memory.
 
     Raises a TinymiError: SourceError, ConfigError, WeightsError or TokenizerError.
     """
     if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise InputError(f"dtype: {np.dtype(dtype)}, but the model computes in float32 or float64; choose one of them")
+    if weights not in _WEIGHTS:
+        raise InputError(f"weights: {weights!r}, but weights are 'loaded' or 'mapped'; choose one of them")
     folder = folder_for(source, revision=revision)
     config = Config.from_folder(folder, ignore=ignore_config)
-    return Model(config, Weights.from_folder(folder, config, dtype), Tokenizer.from_folder(folder, config.d_vocab))
+    stored = _WEIGHTS[weights].from_folder(folder, config, dtype)
+    return Model(config, stored, Tokenizer.from_folder(folder, config.d_vocab))

@@ -12,9 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi import generation
 from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
@@ -23,7 +20,10 @@ from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook
 from tinymi.key_values import KeyValueCache, LayerKeyValues
 from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, silu, softmax
 from tinymi.tokenizer import Tokenizer
-from tinymi.weights import BlockWeights, Weights
+from tinymi.weights import AnyWeights, BlockWeights
+
+import numpy as np
+import numpy.typing as npt
 
 Angles = tuple[Array, Array]  # cosine and sine, each [pos, 1, d_head / 2]
 Positions = int | Sequence[int] | slice | None
@@ -102,7 +102,7 @@ def block(
     return tap("resid_post", resid_mid + tap("mlp_out", mlp_out))
 
 
-def unembed(resid: Array, weights: Weights, config: Config, tap: Tap) -> Array:
+def unembed(resid: Array, weights: AnyWeights, config: Config, tap: Tap) -> Array:
     """The last residual stream, normed, read off along every token's direction: the logits."""
     logits = linear(norm(resid, weights.ln_final, config, "ln_final", tap), weights.W_U)  # [batch, pos, d_vocab]
     return tap("logits", logits)
@@ -120,7 +120,7 @@ class Span:
 
 def forward(
     x: npt.NDArray[Any],
-    weights: Weights,
+    weights: AnyWeights,
     config: Config,
     span: Span,
     hooks: Hooks,
@@ -153,7 +153,7 @@ class Model:
     Raises InputError for input that does not fit the model, HookError for a hook that does not fit the run.
     """
 
-    def __init__(self, config: Config, weights: Weights, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, config: Config, weights: AnyWeights, tokenizer: Tokenizer | None = None) -> None:
         self.config = config
         self.weights = weights
         self._tokenizer = tokenizer

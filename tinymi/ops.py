@@ -6,11 +6,11 @@ float64 scalar would silently turn every float32 array that it meets into float6
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
 from tinymi.arrays import Array
 from tinymi.config import Config
+
+import numpy as np
+import numpy.typing as npt
 
 
 def linear(x: Array, W: Array, b: Array | None = None) -> Array:

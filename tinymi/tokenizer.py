@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from tinymi.arrays import Tokens
+from tinymi.errors import InputError, TokenizerError
+
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-
-from tinymi.arrays import Tokens
-from tinymi.errors import InputError, TokenizerError
 
 
 class Tokenizer:

@@ -2,22 +2,24 @@
 
 Every matrix is a view of the mapped file where the file holds the type that the model computes in; nothing is
 copied, folded or centred. Hugging Face stores linear layers as [d_out, d_in], so ours are their transposes.
+Files in BF16 or F16 are converted: once (`Weights`), or again at each use (`MappedWeights`), for a model that does not
+fit into memory in float32.
 """
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from typing import Any, overload
 
 from tinymi.arrays import Array
 from tinymi.config import Config
 from tinymi.errors import WeightsError
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Weights:
     """A whole model."""
 
     W_E: Array  # [d_vocab, d_model], one row per token
-    blocks: tuple[BlockWeights, ...]  # n_layers of them
+    blocks: Sequence[BlockWeights]  # n_layers of them
     ln_final: Array  # [d_model]
     W_U: Array  # [d_model, d_vocab], one column per token
 
@@ -81,50 +83,120 @@ class Weights:
 
         dtype: the type to compute in, float32 or float64. Tensors stored in it stay in the file.
         """
-        stored = _open_folder(folder)
-
-        def read(name: str, *shape: int) -> Array:
-            return _as_float(_checked(stored, name, shape), dtype)
-
-        W_E = read("model.embed_tokens.weight", config.d_vocab, config.d_model)
-        return cls(
-            W_E=W_E,
-            blocks=tuple(_block(read, config, layer) for layer in range(config.n_layers)),
-            ln_final=read("model.norm.weight", config.d_model),
-            W_U=W_E.T if config.tied_embeddings else read("lm_head.weight", config.d_vocab, config.d_model).T,
-        )
+        mapped = MappedWeights.from_folder(folder, config, dtype)
+        W_E = mapped.W_E
+        return cls(W_E, tuple(mapped.blocks), mapped.ln_final, W_E.T if config.tied_embeddings else mapped.W_U)
 
 
-def _block(read: "Reader", config: Config, layer: int) -> BlockWeights:
+@dataclass(frozen=True)
+class MappedWeights:
+    """A whole model under the same names, of which nothing is kept: each use of a tensor converts it anew.
+
+    A run then needs memory for one block at a time and for the embedding, and reads the whole file each time.
+    """
+
+    config: Config
+    dtype: np.dtype[Any]
+    stored: Mapping[str, "_Stored"]
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Config, dtype: npt.DTypeLike = np.float32) -> "MappedWeights":
+        """See Weights.from_folder. Every tensor's presence and shape are checked now, its numbers are read later."""
+        weights = cls(config, np.dtype(dtype), _open_folder(folder))
+        for name, shape in tensor_shapes(config).items():
+            _check(weights.stored, name, shape)
+        return weights
+
+    @property
+    def W_E(self) -> Array:
+        return self._read("model.embed_tokens.weight")
+
+    @property
+    def blocks(self) -> Sequence[BlockWeights]:
+        return _MappedBlocks(self._read, self.config)
+
+    @property
+    def ln_final(self) -> Array:
+        return self._read("model.norm.weight")
+
+    @property
+    def W_U(self) -> Array:
+        return self._read("model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight").T
+
+    def _read(self, name: str) -> Array:
+        return _as_float(self.stored[name], self.dtype)
+
+
+AnyWeights = Weights | MappedWeights
+
+
+def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint must hold, by Hugging Face's name, with the shape in which it is stored."""
     d_model, d_mlp, d_head = config.d_model, config.d_mlp, config.d_head
     d_q, d_kv = config.n_heads * d_head, config.n_kv_heads * d_head
+    block: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (d_model,),
+        "self_attn.q_proj.weight": (d_q, d_model),
+        "self_attn.k_proj.weight": (d_kv, d_model),
+        "self_attn.v_proj.weight": (d_kv, d_model),
+        "self_attn.o_proj.weight": (d_model, d_q),
+        "post_attention_layernorm.weight": (d_model,),
+        "mlp.gate_proj.weight": (d_mlp, d_model),
+        "mlp.up_proj.weight": (d_mlp, d_model),
+        "mlp.down_proj.weight": (d_model, d_mlp),
+    }
+    if config.qkv_bias:
+        block |= {"self_attn.q_proj.bias": (d_q,), "self_attn.k_proj.bias": (d_kv,), "self_attn.v_proj.bias": (d_kv,)}
+    if config.qk_norm:
+        block |= {"self_attn.q_norm.weight": (d_head,), "self_attn.k_norm.weight": (d_head,)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.d_vocab, d_model)}
+    shapes |= {f"model.layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in block.items()}
+    shapes["model.norm.weight"] = (d_model,)
+    if not config.tied_embeddings:
+        shapes["lm_head.weight"] = (config.d_vocab, d_model)
+    return shapes
 
-    def tensor(name: str, *shape: int) -> Array:
-        return read(f"model.layers.{layer}.{name}", *shape)
 
-    return BlockWeights(
-        d_head=d_head,
-        ln1=tensor("input_layernorm.weight", d_model),
-        W_Q=tensor("self_attn.q_proj.weight", d_q, d_model).T,
-        W_K=tensor("self_attn.k_proj.weight", d_kv, d_model).T,
-        W_V=tensor("self_attn.v_proj.weight", d_kv, d_model).T,
-        W_O=tensor("self_attn.o_proj.weight", d_model, d_q).T,
-        ln2=tensor("post_attention_layernorm.weight", d_model),
-        W_gate=tensor("mlp.gate_proj.weight", d_mlp, d_model).T,
-        W_in=tensor("mlp.up_proj.weight", d_mlp, d_model).T,
-        W_out=tensor("mlp.down_proj.weight", d_model, d_mlp).T,
-        b_Q=tensor("self_attn.q_proj.bias", d_q) if config.qkv_bias else None,
-        b_K=tensor("self_attn.k_proj.bias", d_kv) if config.qkv_bias else None,
-        b_V=tensor("self_attn.v_proj.bias", d_kv) if config.qkv_bias else None,
-        q_norm=tensor("self_attn.q_norm.weight", d_head) if config.qk_norm else None,
-        k_norm=tensor("self_attn.k_norm.weight", d_head) if config.qk_norm else None,
-    )
+@dataclass(frozen=True)
+class _MappedBlocks(Sequence[BlockWeights]):
+    """The blocks of a model, each converted when it is asked for."""
 
+    read: Callable[[str], Array]
+    config: Config
 
-class Reader(Protocol):
-    """Gives the tensor of a name, checked to have the shape."""
+    def __len__(self) -> int:
+        return self.config.n_layers
 
-    def __call__(self, name: str, *shape: int) -> Array: ...
+    @overload
+    def __getitem__(self, layer: int) -> BlockWeights: ...
+    @overload
+    def __getitem__(self, layer: slice) -> list[BlockWeights]: ...
+    def __getitem__(self, layer: int | slice) -> BlockWeights | list[BlockWeights]:
+        numbers = range(len(self))[layer]  # counts from the end, and raises IndexError, as a tuple does
+        return self._block(numbers) if isinstance(numbers, int) else [self._block(i) for i in numbers]
+
+    def _block(self, layer: int) -> BlockWeights:
+        def tensor(name: str) -> Array:
+            return self.read(f"model.layers.{layer}.{name}")
+
+        qkv_bias, qk_norm = self.config.qkv_bias, self.config.qk_norm
+        return BlockWeights(
+            d_head=self.config.d_head,
+            ln1=tensor("input_layernorm.weight"),
+            W_Q=tensor("self_attn.q_proj.weight").T,
+            W_K=tensor("self_attn.k_proj.weight").T,
+            W_V=tensor("self_attn.v_proj.weight").T,
+            W_O=tensor("self_attn.o_proj.weight").T,
+            ln2=tensor("post_attention_layernorm.weight"),
+            W_gate=tensor("mlp.gate_proj.weight").T,
+            W_in=tensor("mlp.up_proj.weight").T,
+            W_out=tensor("mlp.down_proj.weight").T,
+            b_Q=tensor("self_attn.q_proj.bias") if qkv_bias else None,
+            b_K=tensor("self_attn.k_proj.bias") if qkv_bias else None,
+            b_V=tensor("self_attn.v_proj.bias") if qkv_bias else None,
+            q_norm=tensor("self_attn.q_norm.weight") if qk_norm else None,
+            k_norm=tensor("self_attn.k_norm.weight") if qk_norm else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -135,7 +207,7 @@ class _Stored:
     values: npt.NDArray[Any]
 
 
-def _checked(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -> _Stored:
+def _check(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -> None:
     if name not in stored:
         near = difflib.get_close_matches(name, stored, n=1)
         raise WeightsError(
@@ -149,7 +221,6 @@ def _checked(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -
             f"tensor {name}: has shape {list(tensor.values.shape)}, but the config asks for {list(shape)}; "
             "config.json and weights belong to different models: download both again"
         )
-    return tensor
 
 
 def _as_float(tensor: _Stored, dtype: npt.DTypeLike) -> Array:

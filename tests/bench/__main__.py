@@ -17,9 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from tabulate import tabulate
-
 import tinymi
 from tests.bench.peers import HF_LENS, TINYMI_LENS, TL_LENS, HuggingFace, TransformerLens
 from tests.bench.timing import Machine, measure_machine, processes_side_by_side, seconds, side_by_side
@@ -27,6 +24,9 @@ from tinymi import Model
 from tinymi.arrays import Array, Tokens
 from tinymi.hooks import HookPoint, get_act_name, hook_points
 from tinymi.sources import folder_for
+
+import numpy as np
+from tabulate import tabulate
 
 SHAPES = ((1, 6), (1, 14), (1, 64), (1, 256), (8, 14), (16, 14), (32, 14))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tinymi.arrays import Tokens
+
+import torch
 
 
 class HuggingFace:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinymi.errors import InputError
 from tinymi.report.items import Attention, Check, Document, Finding, Item
+
+import numpy as np
 
 RESERVED = ("lesson", "tinymi_version", "command", "options", "model", "checks", "findings", "report")
 # Never raw in the file: what could drive the terminal of someone who prints it. JSON has its own spelling for each.

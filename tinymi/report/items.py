@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
 from tinymi.report.tokens import Token, show_text, show_token
+
+import numpy as np
 
 Cell = str | int | float | None
 """What may stand in a table: text, a number, nothing (None), or a `Token` (a str shown by `show_token`)."""

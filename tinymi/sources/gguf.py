@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf.quants import dequantize
-from numpy.typing import NDArray
-from tqdm import tqdm
-
 from tinymi.sources import cache
 from tinymi.sources.gguf_config import config_of
 from tinymi.sources.gguf_file import GGUFFile, Tensor, read
 from tinymi.sources.gguf_tokenizer import tokenizer_of
+
+import numpy as np
+from gguf.quants import dequantize
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 _CHUNK_BYTES = 64 << 20
 

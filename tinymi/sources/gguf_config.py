@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinymi.sources.gguf_file import GGUFFile
+
 import numpy as np
 from gguf.quants import dequantize
 from numpy.typing import NDArray
-
-from tinymi.sources.gguf_file import GGUFFile
 
 _CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 

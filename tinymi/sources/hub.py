@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinymi.errors import SourceError
+from tinymi.sources import cache, local
+
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,9 +24,6 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils.tqdm import tqdm
-
-from tinymi.errors import SourceError
-from tinymi.sources import cache, local
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
