@@ -36,17 +36,22 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 
 def softmax(x: Array) -> Array:
-    """exp(x) / sum(exp(x)) over the last axis. The maximum is taken out first, so that nothing overflows."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    y: Array = e / e.sum(axis=-1, keepdims=True)
+    """exp(x) / sum(exp(x)) over the last axis. The maximum is taken out first, so that nothing overflows.
+
+    One array is made and changed in place: fewer passes over memory.
+    """
+    y: Array = x - x.max(axis=-1, keepdims=True)
+    np.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
     return y
 
 
 def silu(x: Array) -> Array:
     """x * sigmoid(x) (Elfwing et al. 2017), the gate's non-linearity in SwiGLU (Shazeer 2020)."""
     with np.errstate(over="ignore"):  # exp(-x) may reach infinity; x / infinity is the right limit, 0
-        y: Array = x / (1 + np.exp(-x))
-    return y
+        y: Array = np.exp(-x)
+    y += 1
+    return np.divide(x, y, out=y)
 
 
 def causal_mask(n_query: int, n_key: int, dtype: npt.DTypeLike = np.float32) -> Array:
