@@ -15,8 +15,9 @@ McDougall et al. 2023, Copy Suppression
 """
 
 # %% Set-up
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
@@ -24,11 +25,13 @@ from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, show_token
 from tinymi.ops import rms_norm
+from tinymi.sweep import Work, digest, remember
 
 import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompts", type=int, default=16, metavar="N", help="prompts of the sweep, a multiple of 2")
+lesson.sweep_options()
 lesson.option("--anyway", action="store_true", default=False, help="go on although the model cannot do the task")
 options = lesson.start()
 if options.prompts < 2 or options.prompts % 2:
@@ -130,9 +133,12 @@ def draw_pairs(rng: np.random.Generator, n_templates: int, per_template: int) ->
 
 
 names, places = single_tokens(model, NAMES.split()), single_tokens(model, PLACES.split())
-pairs = draw_pairs(rng, len(TEMPLATES), 4)
-sweep = make_batches(model, TEMPLATES, pairs[: options.prompts // 2])
-known = make_batches(model, TEMPLATES, pairs)  # the sweep's prompts and others, for what is cheap to measure
+GROUP = 8  # pairs of endings that are swept together
+pairs = draw_pairs(rng, len(TEMPLATES), max(4, -(-options.prompts // (2 * len(TEMPLATES)))))
+prompt_groups = [pairs[i : min(i + GROUP, options.prompts // 2)] for i in range(0, options.prompts // 2, GROUP)]
+sweep = [batch for group in prompt_groups for batch in make_batches(model, TEMPLATES, group)]
+core = make_batches(model, TEMPLATES, prompt_groups[0])  # for what is too dear to measure on a long sweep
+known = make_batches(model, TEMPLATES, pairs[: 4 * len(TEMPLATES)])  # and what is cheap
 held_out = make_batches(model, HELD_OUT, draw_pairs(rng, len(HELD_OUT), 4))
 
 
@@ -163,17 +169,27 @@ def interval(values: Array, format: str = ".2f") -> str:
     return f"{mean:{format}} [{low:{format}}, {high:{format}}]"
 
 
-def run_abc(model: Model, template: str, rng: np.random.Generator, n: int) -> tuple[Array, Array]:
-    """n texts with three unrelated names (the paper's ABC distribution): what every head's z is on average
-    [n_layers, pos, n_heads, d_head], and logit(first name) - logit(second) at END [n]."""
-    drawn = [(*(str(name) for name in rng.choice(names, 3, replace=False)), str(rng.choice(places))) for _ in range(n)]
+Words = Sequence[Sequence[str]]  # for each text three names and a place
+
+
+def draw_abc(rng: np.random.Generator, n: int) -> Words:
+    """The words of n texts with three unrelated names: the paper's ABC distribution."""
+    return [(*(str(name) for name in rng.choice(names, 3, replace=False)), str(rng.choice(places))) for _ in range(n)]
+
+
+def run_abc(model: Model, template: str, drawn: Words) -> tuple[Array, Array]:
+    """What every head's z is on average over such texts [n_layers, pos, n_heads, d_head], and
+    logit(first name) - logit(second) at END [n]."""
+    n = len(drawn)
     tokens = model.to_tokens([template.format(a=a, b=b, s=c, place=place) for a, b, c, place in drawn])
     logits, cache = model.run_with_cache(tokens, lambda name: name.endswith("hook_z"), positions=-1)
     first, second = (logits[np.arange(n), 0, [model.to_single_token(row[i]) for row in drawn]] for i in (0, 1))
     return np.stack([cache["z", layer].mean(axis=0) for layer in range(model.config.n_layers)]), first - second
 
 
-abc = {template: run_abc(model, template, rng, 12) for template in TEMPLATES + HELD_OUT}
+abc_words = {template: draw_abc(rng, 12) for template in TEMPLATES + HELD_OUT}
+abc = {template: run_abc(model, template, drawn) for template, drawn in abc_words.items()}
+abc_means = {template: mean for template, (mean, _) in abc.items()}
 abc_differences = np.concatenate([differences for _, differences in abc.values()])
 
 
@@ -322,9 +338,9 @@ def knock_out_plainly(model: Model, text: str, layer: int, head: int) -> Array:
     return logits
 
 
-def abc_mean(batch: Batch, layer: int, templates: Sequence[str]) -> Array:
+def abc_mean(means: Mapping[str, Array], batch: Batch, layer: int, templates: Sequence[str]) -> Array:
     """The mean z of each row's template: [batch, pos, n_heads, d_head]."""
-    return np.stack([abc[templates[index]][0][layer] for index in batch.template])
+    return np.stack([means[templates[index]][layer] for index in batch.template])
 
 
 def first_half(batch: Batch) -> Batch:
@@ -338,12 +354,49 @@ def resid_pre(model: Model, batch: Batch) -> Array:
     return np.stack([cache["resid_pre", layer] for layer in range(model.config.n_layers)])
 
 
-streams = [resid_pre(model, batch) for batch in sweep]
+def with_streams(model: Model, group: Sequence[tuple[int, str, str, str]]) -> list[tuple[Batch, Array]]:
+    """A group's batches, each with the streams that enter its layers."""
+    return [(batch, resid_pre(model, batch)) for batch in make_batches(model, TEMPLATES, group)]
+
+
+def zero_out(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
+    """One task of the sweep: all heads of a layer, one group of prompts: [n_heads][n]."""
+    found = remember(f"streams {digest([task['model'], task['group']])}", lambda: with_streams(model, task["group"]))
+    layer = task["layer"]
+    differences = joined(knock_out_layer(model, batch, layer, resid[layer]) for batch, resid in found)
+    return [[float(x) for x in row] for row in differences]
+
+
+def average_out(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
+    """The same with the mean over ABC texts in place of zero, for half of the group's prompts."""
+    found = remember(f"streams {digest([task['model'], task['group']])}", lambda: with_streams(model, task["group"]))
+    means = remember(
+        f"abc {digest([task['model'], task['abc']])}",
+        lambda: {template: run_abc(model, template, drawn)[0] for template, drawn in task["abc"].items()},
+    )
+    layer, parts = task["layer"], []
+    for batch, resid in found:
+        half = first_half(batch)
+        mean = abc_mean(means, half, layer, TEMPLATES)
+        parts.append(knock_out_layer(model, half, layer, resid[layer, : len(half.texts)], mean))
+    return [[float(x) for x in row] for row in joined(parts)]
+
+
+def swept(work: Work, what: str, **more: Any) -> Array:
+    """A work's results for all layers and all groups: [n_layers, n_heads, n]."""
+    tasks = [
+        {"work": work.__name__, "model": sweeper.source, "layer": layer, "group": group, **more}
+        for group in prompt_groups
+        for layer in range(n_layers)
+    ]
+    found = sweeper.run(work, tasks, what)
+    by_group = [np.array(found[i : i + n_layers], np.float32) for i in range(0, len(found), n_layers)]
+    return joined(by_group)
+
+
+sweeper = lesson.sweep(model, prompts=[text for batch in sweep for text in batch.texts])
 plain = joined(logit_differences(model, batch) for batch in sweep)  # [n]
-zeroed = np.stack([
-    joined(knock_out_layer(model, batch, layer, resid[layer]) for batch, resid in zip(sweep, streams, strict=True))
-    for layer in lesson.progress(range(n_layers), "knocking out heads (zero)", n_layers)
-])  # [n_layers, n_heads, n]  # fmt: skip
+zeroed = swept(zero_out, "knocking out heads (zero)")
 zero_drop = spread(plain - zeroed)  # [n_layers, n_heads, 3]
 lesson.say(
     f"Look for dark cells: heads without which the logit difference, {plain.mean():.2f} on these {plain.size} "
@@ -366,13 +419,10 @@ lesson.say(
     "(the same template, three unrelated names): all that a head says about any such text stays, and what it knows of "
     f"who stands twice is gone. The same sweep on half of the prompts, {half_plain.size}:"
 )
-averaged = np.stack([
-    joined(
-        knock_out_layer(model, half, layer, resid[layer, : len(half.texts)], abc_mean(half, layer, TEMPLATES))
-        for half, resid in zip(halves, streams, strict=True)
-    )
-    for layer in lesson.progress(range(n_layers), "knocking out heads (mean)", n_layers)
-])  # fmt: skip
+averaged = swept(
+    average_out, "knocking out heads (mean)", abc={template: abc_words[template] for template in TEMPLATES}
+)
+sweeper.close()
 mean_drop = spread(half_plain - averaged)
 lesson.heatmap(
     mean_drop[..., 0], caption="how far it falls when the head's output is replaced by its mean over ABC texts",
@@ -493,7 +543,7 @@ def measure_all(model: Model, batches: Sequence[Batch]) -> dict[str, Array]:
 
 
 evidence = measure_all(model, known)
-name_rows = [(model(batch.tokens, stop_at_layer=1)[batch.rows, batch.io], batch.ids[:, 0]) for batch in sweep]
+name_rows = [(model(batch.tokens, stop_at_layer=1)[batch.rows, batch.io], batch.ids[:, 0]) for batch in core]
 io_rows, io_ids = (np.concatenate(column) for column in zip(*name_rows, strict=True))
 copying = np.stack([copy_scores(io_rows, io_ids, layer, model) for layer in range(n_layers)])  # [n_layers, n_heads]
 average = {name: values.mean(axis=-1) for name, values in evidence.items()}  # [n_layers, n_heads]
@@ -582,7 +632,7 @@ def mean_hooks(batch: Batch, heads: Iterable[Head], templates: Sequence[str]) ->
         chosen.setdefault(layer, []).append(head)
 
     def ablate(layer: int, heads: list[int]) -> Callback:
-        mean = abc_mean(batch, layer, templates)
+        mean = abc_mean(abc_means, batch, layer, templates)
 
         def callback(z: Array, hook: HookPoint) -> Array:
             edited = z.copy()
@@ -677,18 +727,19 @@ def is_solid(row: dict[str, float], scale: float) -> bool:
 known_scale, held_scale = abs(float(baseline["known"].mean())), abs(float(baseline["held out"].mean()))
 every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
 effect = {head: mean_drop[head] for head in every}
-for head in [
-    head for head in every if abs(effect[head][0]) >= BAR / 2 * known_scale
-]:  # now on all prompts of the sweep
-    effect[head] = spread(plain - joined(
-        without_one(batch, stream, head, TEMPLATES) for batch, stream in zip(sweep, streams, strict=True)
+streams = [resid_pre(model, batch) for batch in core]
+core_plain = joined(logit_differences(model, batch) for batch in core)
+again_on = core_plain.size if core_plain.size > half_plain.size else 0  # prompts, where that is more than the sweep had
+for head in [head for head in every if again_on and abs(effect[head][0]) >= BAR / 2 * known_scale]:
+    effect[head] = spread(core_plain - joined(
+        without_one(batch, stream, head, TEMPLATES) for batch, stream in zip(core, streams, strict=True)
     ))  # fmt: skip
 all_rows = averages(every, evidence, effect)
 candidates = [head for head in every if is_strong(all_rows[head], known_scale)]
 readers = [head for head in candidates if abs(all_rows[head]["direct"]) < DIRECT_BAR * known_scale]
-before = measure_all(model, sweep)
+before = measure_all(model, core)
 ablated = {
-    head: changes(sweep, streams, head, TEMPLATES, before)
+    head: changes(core, streams, head, TEMPLATES, before)
     for head in lesson.progress(readers, "what the heads steer", len(readers))
 }
 rows = with_reading({head: all_rows[head] for head in candidates}, ablated, before, DIRECT_BAR * known_scale)
@@ -711,8 +762,10 @@ labelled = [head for head in candidates if role[head] != "unclassified"]
 others = [head for head in candidates if role[head] == "unclassified"]
 lesson.say(
     f"{len(candidates)} of {len(every)} heads are strong. `effect` is how far the logit difference falls under mean "
-    f"ablation (heads with half the bar or more were measured again, on all {plain.size} prompts), `held out` the same "
-    f"on {baseline['held out'].size} prompts of {len(HELD_OUT)} templates that nothing above has seen, and `again` "
+    "ablation"
+    + (f" (heads with half the bar or more were measured again, on all {again_on} prompts)" if again_on else "")
+    + f", `held out` the same on {baseline['held out'].size} prompts of {len(HELD_OUT)} templates that nothing above "
+    "has seen, and `again` "
     "says whether the rule gives the same role there, with an interval that leaves 0 out."
 )
 
@@ -776,7 +829,7 @@ def random_heads(like: Sequence[Head], avoid: Iterable[Head], n_heads: int, rng:
 
 moved_counts = []
 for _ in range(5):
-    moved = measure_all(model, [moved_places(batch, rng) for batch in sweep])
+    moved = measure_all(model, [moved_places(batch, rng) for batch in core])
     chance = averages(candidates, evidence | {edge: moved[edge] for edge in EDGES}, effect)
     for head, row in chance.items():
         row |= {name: rows[head][name] for name in ("IO read", "IO read high")}
@@ -813,7 +866,7 @@ def step_in(heads: Sequence[Head], what: str) -> list[Head]:
     start = min(layer for layer, _ in heads)
     parts = [
         measure(model, batch, stream[start], start, mean_hooks(batch, heads, TEMPLATES))["direct"]
-        for batch, stream in zip(sweep, streams, strict=True)
+        for batch, stream in zip(core, streams, strict=True)
     ]
     change = np.zeros_like(before["direct"])
     change[start:] = joined(parts) - before["direct"][start:]
@@ -970,7 +1023,7 @@ def zero_z_gap() -> float:
 
 def attribution_gap() -> float:
     """Every part's direct effect (embedding, heads, MLPs) against the logit difference, on the first batch."""
-    batch = sweep[0]
+    batch = core[0]
     mlp_outs = [get_act_name("mlp_out", layer) for layer in range(n_layers)]
     logits, cache = model.run_with_cache(batch.tokens, ["hook_embed", *mlp_outs, "ln_final.hook_scale"], positions=-1)
     io, s = name_directions(batch, cache["ln_final.hook_scale"][:, -1], model)

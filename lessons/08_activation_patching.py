@@ -19,8 +19,10 @@ activation patching
 
 # %% Set-up
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
@@ -28,21 +30,23 @@ from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint, get_act_name
 from tinymi.lesson import Lesson, Token, show_token
 from tinymi.ops import rms_norm
+from tinymi.sweep import digest, remember
 
 import numpy as np
 
 lesson = Lesson(__doc__)
-lesson.option("--pairs", type=int, default=3, metavar="N", help="pairs of prompts, 1 to 6")
+lesson.option("--prompts", type=int, default=6, metavar="N", help="prompts, in pairs: a multiple of 2")
 lesson.option("--clean", metavar="TEXT", help="a prompt of your own, instead of the capitals; with the next three")
 lesson.option("--corrupted", metavar="TEXT", help="another prompt with as many tokens")
 lesson.option("--answer", metavar="TEXT", help="what the clean prompt should be answered with: one token")
 lesson.option("--wrong", metavar="TEXT", help="what the corrupted prompt should be answered with: one token")
+lesson.sweep_options()
 options = lesson.start()
 own = [options.clean, options.corrupted, options.answer, options.wrong]
 if any(text is not None for text in own) and any(text is None for text in own):
     raise InputError("--clean, --corrupted, --answer and --wrong belong together; give all four or none")
-if not 1 <= options.pairs <= 6:
-    raise InputError(f"--pairs: {options.pairs}, but there are 1 to 6 pairs; give a number between them")
+if options.prompts < 2 or options.prompts % 2:
+    raise InputError(f"--prompts: {options.prompts}, but prompts come in pairs; give an even number, 2 or more")
 model = lesson.load_model()
 config, weights = model.config, model.weights
 n_layers, n_heads = config.n_layers, config.n_heads
@@ -78,7 +82,10 @@ def one_token(model: Model, prompt: str, answer: str) -> Asked | None:
 
 
 def choose_pairs(model: Model, n: int) -> Pairs:
-    """The first n pairs of capitals with the commonest prompt length, those the model answers best first."""
+    """n pairs of capitals with the commonest prompt length, those the model answers best first.
+
+    Each country is in one pair as long as that is possible; then come all other pairs.
+    """
     words = [pair.split() for pair in CAPITALS.split(", ")]
     made = [one_token(model, f"The capital of {country} is", f" {capital}") for country, capital in words]
     usable = [asked for asked in made if asked is not None]
@@ -89,7 +96,12 @@ def choose_pairs(model: Model, n: int) -> Pairs:
     logits = model(np.stack([tokens for tokens, _ in usable]), positions=-1)[:, 0]  # [prompt, d_vocab]
     ranks = [int((row > row[answer]).sum()) for row, (_, answer) in zip(logits, usable, strict=True)]
     best = [usable[i] for i in np.argsort(ranks, kind="stable")]
-    return make_pairs([(best[2 * i], best[2 * i + 1]) for i in range(min(n, len(best) // 2))])
+    made_first = [(best[i], best[i + 1]) for i in range(0, len(best) - 1, 2)]
+    others = [(best[i], best[j]) for i, j in combinations(range(len(best)), 2) if (i % 2, j) != (0, i + 1)]
+    possible = [*made_first, *others]
+    if n > len(possible):
+        raise InputError(f"--prompts: {2 * n}, but {len(best)} capitals make {2 * len(possible)}; give fewer")
+    return make_pairs(possible[:n])
 
 
 def make_pairs(chosen: Sequence[tuple[Asked, Asked]]) -> Pairs:
@@ -108,7 +120,7 @@ def own_pair(model: Model, clean: str, corrupted: str, answer: str, wrong: str) 
     return make_pairs([((tokens[0], model.to_single_token(answer)), (tokens[1], model.to_single_token(wrong)))])
 
 
-pairs = own_pair(model, *own) if own[0] is not None else choose_pairs(model, options.pairs)
+pairs = own_pair(model, *own) if own[0] is not None else choose_pairs(model, options.prompts // 2)
 if (pairs.ids[:, 0] == pairs.ids[:, 1]).any():
     raise InputError("--wrong: is the answer itself; give the answer to the corrupted prompt")
 n_pairs, n_pos = len(pairs.clean), pairs.n_pos
@@ -123,7 +135,7 @@ def difference(resid: Array, ids: Tokens, model: Model) -> Array:
 
 
 SITES = ("resid_pre", "attn_out", "mlp_out")
-Values = dict[str, Array]  # name of a point -> its value in one run
+Values = Mapping[str, Array]  # name of a point -> its value in one run
 
 
 def run(model: Model, tokens: Tokens) -> Values:
@@ -154,6 +166,7 @@ lesson.say(
     "ones into the clean run and asks what is needed to keep it. Both are given as a share: 0 nothing happened, 1 all "
     "the way to the other run."
 )
+columns = pairs.clean, pairs.corrupted, pairs.ids, clean_diff, corrupted_diff
 lesson.table(
     ["clean", "corrupted", "answers", "in the clean run", "in the corrupted run"],
     [
@@ -164,9 +177,11 @@ lesson.table(
             float(x),
             float(y),
         ]
-        for a, b, ids, x, y in zip(pairs.clean, pairs.corrupted, pairs.ids, clean_diff, corrupted_diff, strict=True)
+        for a, b, ids, x, y in zip(*(column[:12] for column in columns), strict=True)
     ],
-    caption="the pairs, chosen for equal length and one-token answers, and their logit differences",
+    caption="the pairs"
+    + f" (the first 12 of {n_pairs})" * (n_pairs > 12)
+    + ", chosen for equal length and one-token answers, and their logit differences",
     formats=dict.fromkeys(["in the clean run", "in the corrupted run"], "+.2f"),
 )
 able = bool((clean_diff > 0).all() and (corrupted_diff < 0).all())
@@ -224,7 +239,9 @@ def put_heads(source: Array, first: int) -> Callback:
     return callback
 
 
-def last_streams(model: Model, layer: int, resid: Array, n_blocks: int, hooks: Sequence[tuple[str, Callback]]) -> Array:
+def last_streams(
+    model: Model, layer: int, resid: Array, begin: int, n_blocks: int, hooks: Sequence[tuple[str, Callback]]
+) -> Array:
     """The last position's last stream of every block, [pair, block, d_model], in a run from `layer` on.
 
     resid: the stream that enters the layer, [pair, pos, d_model]. What stands before `begin` runs once for all blocks.
@@ -239,9 +256,10 @@ def last_streams(model: Model, layer: int, resid: Array, n_blocks: int, hooks: S
     return out[:, -1].reshape(len(resid), n_blocks, -1)
 
 
-def patch_layer(model: Model, layer: int, base: Values, source: Values, ids: Tokens) -> Array:
+def patch_layer(model: Model, layer: int, base: Values, source: Values, ids: Tokens, begin: int) -> Array:
     """The differences after each patch of one layer: [3 * new + n_heads, pair]."""
     other = {name: source[get_act_name(name, layer)][:, begin:] for name in (*SITES, "z")}
+    n_new = other["resid_pre"].shape[1]
     hooks = [
         (get_act_name("resid_pre", layer), put(other["resid_pre"], 0)),
         (get_act_name("attn_out", layer), put(other["attn_out"], n_new)),
@@ -249,23 +267,50 @@ def patch_layer(model: Model, layer: int, base: Values, source: Values, ids: Tok
         (get_act_name("z", layer), put_heads(other["z"], 3 * n_new)),
     ]
     n_blocks = 3 * n_new + model.config.n_heads
-    out = last_streams(model, layer, base[get_act_name("resid_pre", layer)], n_blocks, hooks)
+    out = last_streams(model, layer, base[get_act_name("resid_pre", layer)], begin, n_blocks, hooks)
     return difference(out.transpose(1, 0, 2), ids, model)
 
 
-def sweep(base: Values, source: Values, before: Array, after: Array, what: str) -> Array:
-    """The share of each patch: [n_layers, 3 * new + n_heads, pair]."""
-    found = [
-        patch_layer(model, layer, base, source, pairs.ids) for layer in lesson.progress(range(n_layers), what, n_layers)
+def patch(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
+    """One task of the sweep: all patches of a layer, one group of pairs: differences [3 * new + n_heads][pair]."""
+
+    def values(name: str) -> Values:
+        return remember(f"run {digest([task['model'], task[name]])}", lambda: run(model, np.array(task[name])))
+
+    ids, begin = np.array(task["ids"]), task["begin"]
+    found = patch_layer(model, task["layer"], values("base"), values("source"), ids, begin)
+    return [[float(x) for x in row] for row in found]
+
+
+GROUP = 3  # pairs that are patched together
+
+
+def sweep(base: Tokens, source: Tokens, before: Array, after: Array, what: str) -> Array:
+    """The share of each patch, from runs on `source` into runs on `base`: [n_layers, 3 * new + n_heads, pair]."""
+    tasks = [
+        {
+            "model": sweeper.source,
+            "layer": layer,
+            "begin": begin,
+            "base": base[i : i + GROUP].tolist(),
+            "source": source[i : i + GROUP].tolist(),
+            "ids": pairs.ids[i : i + GROUP].tolist(),
+        }
+        for i in range(0, n_pairs, GROUP)
+        for layer in range(n_layers)
     ]
-    shares: Array = (np.stack(found) - before) / (after - before)
+    found = sweeper.run(patch, tasks, what)
+    by_group = [np.array(found[i : i + n_layers], np.float32) for i in range(0, len(found), n_layers)]
+    shares: Array = (np.concatenate(by_group, axis=-1) - before) / (after - before)
     return shares
 
 
+sweeper = lesson.sweep(model, [model.to_string(row) for rows in (pairs.clean, pairs.corrupted) for row in rows])
 shares = {
-    "denoising": sweep(corrupted, clean, corrupted_diff, clean_diff, "denoising"),
-    "noising": sweep(clean, corrupted, clean_diff, corrupted_diff, "noising"),
+    "denoising": sweep(pairs.corrupted, pairs.clean, corrupted_diff, clean_diff, "denoising"),
+    "noising": sweep(pairs.clean, pairs.corrupted, clean_diff, corrupted_diff, "noising"),
 }
+sweeper.close()
 grids = {
     way: {
         **{site: values[:, i * n_new : (i + 1) * n_new] for i, site in enumerate(SITES)},
@@ -402,7 +447,7 @@ if not unrelated:  # other lengths: the clean prompt's own words in reverse orde
 def patch_stream(layer: int, source: Array) -> Array:
     """The shares of resid_pre alone, from any source [pair, pos, d_model]: [new, pair]."""
     hooks = [(get_act_name("resid_pre", layer), put(source[:, begin:], 0))]
-    out = last_streams(model, layer, corrupted[get_act_name("resid_pre", layer)], n_new, hooks)
+    out = last_streams(model, layer, corrupted[get_act_name("resid_pre", layer)], begin, n_new, hooks)
     share: Array = (difference(out.transpose(1, 0, 2), pairs.ids, model) - corrupted_diff) / distance
     return share
 

@@ -93,7 +93,7 @@ def test_a_tiny_random_model(tiny_folder: Path, tiny_model: Model, tmp_path: Pat
 
 
 def test_prompts_are_found_for_any_tokenizer(tiny_folder: Path, tmp_path: Path) -> None:
-    found = lesson_json(LESSON, tmp_path, "--model", str(tiny_folder), "--pairs", "2")
+    found = lesson_json(LESSON, tmp_path, "--model", str(tiny_folder), "--prompts", "4")
     assert len(found["pairs"]) == 2
 
 
@@ -105,7 +105,8 @@ def test_prompts_are_found_for_any_tokenizer(tiny_folder: Path, tmp_path: Path) 
         (["--clean", "abc", "--corrupted", "abc", "--answer", "x", "--wrong", "y"], "nothing to patch"),
         (["--clean", "abc", "--corrupted", "abd", "--answer", "x", "--wrong", "x"], "the answer itself"),
         (["--clean", "abc", "--corrupted", "abd", "--answer", "xx", "--wrong", "y"], "xx"),
-        (["--pairs", "7"], "1 to 6"),
+        (["--prompts", "7"], "even number"),
+        (["--prompts", "200"], "capitals make"),
     ],
 )
 def test_wrong_options_are_one_line_and_status_2(options: list[str], problem: str, tiny_folder: Path) -> None:

@@ -35,5 +35,9 @@ class NotCachedError(HookError, KeyError):
     __str__ = Exception.__str__  # KeyError would print the message's repr
 
 
+class SweepError(TinymiError):
+    """Workers died or do not answer, or a file of finished tasks belongs to another sweep."""
+
+
 class InputError(TinymiError, ValueError):
     """A prompt, token ids, a position, a layer or an option is not what the model can take."""

@@ -54,6 +54,7 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -64,6 +65,7 @@ from tinymi.report.tokens import Token, show_text, show_token
 
 if TYPE_CHECKING:
     from tinymi.model import Model
+    from tinymi.sweep import Sweep
 
 __all__ = ["CheckError", "Lesson", "Token", "show_token"]
 
@@ -144,6 +146,37 @@ class Lesson:
         if kernels.chosen():
             self.say(f"Speed: {kernels.chosen()}.")
         return model
+
+    def sweep_options(self) -> None:
+        """Add the options of a lesson whose sweep may run elsewhere: --jobs, --dask, --resume."""
+        self.option("--jobs", type=int, metavar="N", help="sweep with N processes, each with one BLAS thread")
+        self.option("--dask", metavar="ADDRESS", help="sweep on a Dask cluster, such as tcp://127.0.0.1:8786")
+        self.option("--resume", metavar="FILE", help="write down what is finished, and go on from there next time")
+
+    def sweep(self, model: "Model", prompts: Sequence[str]) -> "Sweep":
+        """A Sweep as the options say, for `run(work, tasks, what)`; prompts: what its --resume file must be about."""
+        from tinymi import __version__
+        from tinymi.sweep import Journal, Sweep, dask_cluster, digest, identity, process_pool
+
+        if self._options.jobs is not None and self._options.dask is not None:
+            raise InputError("--jobs and --dask: both name workers; give one of them")
+        source = self._options.model
+        if source is not None and os.path.exists(source):
+            source = os.path.abspath(source)  # a worker may stand in another folder
+        journal, executor = None, None
+        if self._options.resume is not None:
+            about = {
+                "tinymi": __version__,
+                "lesson": self._parser.prog,
+                "model": f"{source or 'the default model'} ({identity(model)})",
+                "prompts": f"{len(prompts)} from {prompts[0]!r} on ({digest(list(prompts))})",
+            }
+            journal = Journal(Path(self._options.resume), about)
+        if self._options.jobs is not None:
+            executor = process_pool(self._options.jobs)
+        elif self._options.dask is not None:
+            executor = dask_cluster(self._options.dask)
+        return Sweep(model, source, executor, journal, self.progress)
 
     # --- talk ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,273 @@
+"""Many tasks on one model, on any `concurrent.futures.Executor`, with a file from which a stopped sweep goes on.
+
+A task is a small piece of JSON (a layer, some prompts), its work a function of the model and the task that returns
+numbers. Each worker loads the model once. Whatever the executor and the order in which tasks end, the results are the
+same and come in the order of the tasks.
+
+    sweep = Sweep(model, source, executor=None)
+    results = sweep.run(work, tasks)
+    sweep.close()
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tinymi.errors import SweepError
+
+if TYPE_CHECKING:
+    from tinymi.model import Model
+
+T = TypeVar("T")
+Task = Mapping[str, Any]  # JSON
+Work = Callable[["Model", Any], Any]  # (model, task) -> JSON: lists of numbers, say
+Show = Callable[[Iterable[Any], str, int], Iterable[Any]]  # a progress bar: (what is waited for, its name, how many)
+
+
+# --- on a worker -----------------------------------------------------------------------------------------------
+
+_KEPT = 24  # what a process remembers: the streams of a few groups of prompts, the means of some templates
+_memory: OrderedDict[str, Any] = OrderedDict()
+_lock = threading.RLock()
+
+
+def remember(key: str, make: Callable[[], T]) -> T:
+    """What `make` returns, made once per process and key as long as no more than a few others are asked for since."""
+    with _lock:
+        if key not in _memory:
+            _memory[key] = make()
+        _memory.move_to_end(key)
+        while len(_memory) > _KEPT:
+            _memory.popitem(last=False)
+        found: T = _memory[key]
+        return found
+
+
+def digest(value: Any) -> str:
+    """A short name for a piece of JSON: 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def work_on_a_worker(work: Work, source: str | None, version: str, task: Task) -> Any:
+    """What an executor runs: the work, with this worker's own copy of the model."""
+    import tinymi
+
+    if tinymi.__version__ != version:
+        raise SweepError(
+            f"worker: has tinymi {tinymi.__version__}, the sweep was started by {version}; install the same version"
+        )
+    return work(remember(f"model {source}", lambda: tinymi.load(source)), task)
+
+
+# --- executors -------------------------------------------------------------------------------------------------
+
+
+def process_pool(jobs: int) -> Executor:
+    """So many worker processes on this machine, started anew (no fork), each with one BLAS thread."""
+    from loky import ProcessPoolExecutor
+
+    if jobs < 1:
+        raise SweepError(f"jobs: {jobs}, but a pool has 1 worker or more; give a larger number")
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    pool: Executor = ProcessPoolExecutor(max_workers=jobs, env=threads)
+    return pool
+
+
+def dask_cluster(address: str) -> Executor:
+    """The workers of a Dask cluster, whose scheduler listens at `address`, such as tcp://host:8786."""
+    try:
+        from distributed import Client
+    except ImportError:
+        raise SweepError('dask: is not installed; install it with: pip install "tinymi[dask]"') from None
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise SweepError(
+            f"dask: no scheduler answers at {address!r} ({' '.join(str(error).split())[:200]}); start one with "
+            "`dask scheduler` and give the address that it prints"
+        ) from None
+    executor: Executor = client.get_executor()
+    return executor
+
+
+def _abandon(executor: Executor, futures: Iterable[Future[Any]]) -> None:
+    """Stop at once: what runs is not waited for."""
+    for future in futures:
+        future.cancel()
+    try:
+        executor.shutdown(wait=False, kill_workers=True)  # type: ignore[call-arg]  # loky's own
+    except TypeError:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+# --- the file that a stopped sweep goes on from ------------------------------------------------------------------
+
+
+@dataclass
+class Journal:
+    """Finished tasks as JSON lines, below a first line that says what they belong to.
+
+    path: made if it is not there. about: what must be the same for a sweep to go on: model, prompts, version.
+    Raises SweepError for a file of something else, one that is damaged, or one that another process writes to.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    found: dict[str, Any] = field(default_factory=dict)  # task's digest -> result
+
+    def __post_init__(self) -> None:
+        from filelock import FileLock, Timeout
+
+        try:
+            self._lock = FileLock(f"{self.path}.lock")
+            self._lock.acquire(timeout=0)
+            lines = self._complete_lines()
+            self._file = self.path.open("a", encoding="utf-8")
+        except Timeout:
+            raise SweepError(
+                f"{self.path}: another sweep is writing to it; wait for its end or name another file"
+            ) from None
+        except OSError as error:
+            raise SweepError(f"{self.path}: cannot be written ({error.strerror}); name another file") from None
+        if lines:
+            self._check_head(lines[0])
+            self._read(lines[1:])
+        else:
+            self._append({"sweep": dict(self.about)})
+
+    def add(self, task: Task, result: Any) -> None:
+        """Write down that a task is finished."""
+        self.found[digest(task)] = result
+        self._append({"task": digest(task), "result": result})
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+        Path(f"{self.path}.lock").unlink(missing_ok=True)
+
+    def _complete_lines(self) -> list[str]:
+        """The file's lines; a last one that was cut off while it was written is taken away."""
+        if not self.path.exists():
+            return []
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = whole.decode("utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise SweepError(f"{self.path}: is not a file of finished tasks; name another") from None
+        if whole != content:
+            if not lines and content[:10] != b'{"sweep": '[: len(content)]:
+                raise SweepError(f"{self.path}: is not a file of finished tasks; name another")
+            os.truncate(self.path, len(whole))
+        return lines
+
+    def _check_head(self, line: str) -> None:
+        try:
+            head = json.loads(line)["sweep"]
+            differing = [name for name in sorted({*head, *self.about}) if head.get(name) != self.about.get(name)]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise SweepError(f"{self.path}: is not a file of finished tasks; name another") from None
+        if differing:
+            there, here = ({name: of.get(name) for name in differing} for of in (head, self.about))
+            raise SweepError(
+                f"{self.path}: belongs to another sweep: it has {_words(there)}, this one has {_words(here)}; name "
+                "another file, or run what it was begun with"
+            )
+
+    def _read(self, lines: Sequence[str]) -> None:
+        for number, line in enumerate(lines, start=2):
+            try:
+                entry = json.loads(line)
+                self.found[str(entry["task"])] = entry["result"]
+            except (ValueError, LookupError, TypeError):
+                raise SweepError(
+                    f"{self.path}: line {number} is damaged ({line[:40]!r}); delete that line, its task is run again"
+                ) from None
+
+    def _append(self, entry: Any) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in values.items())
+
+
+def identity(model: Model) -> str:
+    """A digest of the model's config and of some of its weights: another model has another."""
+    weights = model.weights
+    parts = [json.dumps(asdict(model.config), sort_keys=True, default=str).encode()]
+    parts += [weights.ln_final.tobytes(), weights.blocks[0].ln1.tobytes(), weights.blocks[-1].W_out[:8].tobytes()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+# --- the sweep -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sweep:
+    """Runs tasks on an executor, or in this process where there is none.
+
+    source: what tinymi.load gets on the workers; the model must be found under that name there too.
+    journal: where finished tasks are written down, and looked up.
+    show: shows how far it is.
+    """
+
+    model: Model
+    source: str | None = None
+    executor: Executor | None = None
+    journal: Journal | None = None
+    show: Show = lambda ended, what, total: ended
+
+    def run(self, work: Work, tasks: Sequence[Task], what: str = "sweep") -> list[Any]:
+        """The results in the order of the tasks. Raises SweepError when workers die, and whatever `work` raises."""
+        done = {} if self.journal is None else dict(self.journal.found)
+        todo = [task for task in tasks if digest(task) not in done]
+        ended = self._here(work, todo) if self.executor is None else self._there(self.executor, work, todo)
+        for task, result in self.show(ended, what, len(todo)):
+            done[digest(task)] = result
+            if self.journal is not None:
+                self.journal.add(task, result)
+        return [done[digest(task)] for task in tasks]
+
+    def close(self) -> None:
+        """Let the workers go, and the file."""
+        if self.executor is not None:
+            self.executor.shutdown()
+        if self.journal is not None:
+            self.journal.close()
+
+    def _here(self, work: Work, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
+        for task in tasks:
+            yield task, work(self.model, task)
+
+    def _there(self, executor: Executor, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        from tinymi import __version__
+
+        futures: dict[Future[Any], Task] = {}
+        n_done = 0
+        try:
+            for task in tasks:
+                futures[executor.submit(work_on_a_worker, work, self.source, __version__, task)] = task
+            for future in as_completed(futures):
+                result = future.result()
+                n_done += 1
+                yield futures[future], result
+        except (BrokenExecutor, CancelledError) as error:
+            kept = "none is kept" if self.journal is None else f"they are kept in {self.journal.path}: start it again"
+            raise SweepError(
+                f"sweep: a worker process died (killed, or out of memory: {type(error).__name__}) when {n_done} of "
+                f"{len(tasks)} tasks were finished; {kept}, with fewer jobs if memory was short"
+            ) from None
+        except BaseException:
+            _abandon(executor, futures)
+            raise
