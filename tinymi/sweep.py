@@ -101,12 +101,19 @@ def dask_cluster(address: str) -> Executor:
 
 def _abandon(executor: Executor, futures: Iterable[Future[Any]]) -> None:
     """Stop at once: what runs is not waited for."""
+    from loky import ProcessPoolExecutor
+
+    if isinstance(executor, ProcessPoolExecutor):
+        executor.shutdown(wait=False, kill_workers=True)
+        return
     for future in futures:
         future.cancel()
-    try:
-        executor.shutdown(wait=False, kill_workers=True)  # type: ignore[call-arg]  # loky's own
-    except TypeError:
-        executor.shutdown(wait=False, cancel_futures=True)
+    executor.shutdown(wait=False)
+
+
+def _worker_died(error: BaseException) -> bool:
+    """Whether a pool or a cluster says so (Dask: when the same task has cost it several workers)."""
+    return isinstance(error, (BrokenExecutor, CancelledError)) or type(error).__name__ == "KilledWorker"
 
 
 # --- the file that a stopped sweep goes on from ------------------------------------------------------------------
@@ -262,12 +269,12 @@ class Sweep:
                 result = future.result()
                 n_done += 1
                 yield futures[future], result
-        except (BrokenExecutor, CancelledError) as error:
+        except BaseException as error:
+            _abandon(executor, futures)
+            if not _worker_died(error):
+                raise
             kept = "none is kept" if self.journal is None else f"they are kept in {self.journal.path}: start it again"
             raise SweepError(
                 f"sweep: a worker process died (killed, or out of memory: {type(error).__name__}) when {n_done} of "
                 f"{len(tasks)} tasks were finished; {kept}, with fewer jobs if memory was short"
             ) from None
-        except BaseException:
-            _abandon(executor, futures)
-            raise

@@ -1,6 +1,6 @@
 """tinymi beside its peers, the same work on the same weights: `python -m tests.bench`.
 
-    --only forward,lens    some of the rows: forward, lens, cache, knockout, generate, hooks
+    --only forward,lens    some of the rows: forward, lens, cache, knockout, generate, hooks, jobs
     --repeat 5             rounds; theirs and ours run in turn, medians are printed
     --model FOLDER         another checkpoint; without it the default model
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import tinymi
 from tests.bench.peers import HF_LENS, TINYMI_LENS, TL_LENS, HuggingFace, TransformerLens
-from tests.bench.timing import Machine, measure_machine, processes_side_by_side, seconds, side_by_side
+from tests.bench.timing import Machine, measure_machine, processes_side_by_side, run_process, seconds, side_by_side
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
 from tinymi.hooks import HookPoint, get_act_name, hook_points
@@ -185,8 +185,17 @@ def hooks(bench: Bench) -> Iterator[Row]:
         yield Row(f"no-op hook at each point, {batch}x{n_pos}", "tinymi", hooked, plain, None, note)
 
 
+def jobs(bench: Bench) -> Iterator[Row]:
+    """Lesson 8 with 24 prompts, in this process with all BLAS threads against --jobs 2 with one thread each."""
+    code = 'import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
+    script = str(Path(__file__).parents[2] / "lessons" / "08_activation_patching.py")
+    options = [script, "--model", str(bench.folder), "--prompts", "24"]
+    one, two = run_process(code, *options), run_process(code, *options, "--jobs", "2")
+    yield Row("whole process: lesson 8, 24 prompts, --jobs 2", "tinymi, one process", one.seconds, two.seconds)
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks,
+    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks, "jobs": jobs,
 }  # fmt: skip
 
 
