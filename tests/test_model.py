@@ -102,6 +102,7 @@ def test_comparison_notices_absent_weights(name: str, absent: list[str], tmp_pat
     tokens = random_tokens(2, 20)
     nothing: dict[str, Any] = dict.fromkeys(absent)
     blocks = tuple(dataclasses.replace(w, **nothing) for w in model.weights.blocks)
+    assert isinstance(model.weights, tinymi.Weights)
     wrong = tinymi.Model(model.config, dataclasses.replace(model.weights, blocks=blocks))
     assert error(wrong(tokens), model(tokens)) > 1e-2
 

@@ -195,7 +195,8 @@ def jobs(bench: Bench) -> Iterator[Row]:
 
 
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks, "jobs": jobs,
+    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks,
+    "jobs": jobs,
 }  # fmt: skip
 
 
