@@ -99,16 +99,17 @@ def dask_cluster(address: str) -> Executor:
     return executor
 
 
-def _abandon(executor: Executor, futures: Iterable[Future[Any]]) -> None:
+def _abandon(executor: Executor) -> None:
     """Stop at once: what runs is not waited for."""
     from loky import ProcessPoolExecutor
 
     if isinstance(executor, ProcessPoolExecutor):
         executor.shutdown(wait=False, kill_workers=True)
         return
-    for future in futures:
-        future.cancel()
-    executor.shutdown(wait=False)
+    try:
+        executor.shutdown(wait=False, cancel_futures=True)
+    except TypeError:  # Dask's takes no such word: it cancels all the same
+        executor.shutdown(wait=False)
 
 
 def _worker_died(error: BaseException) -> bool:
@@ -270,7 +271,7 @@ class Sweep:
                 n_done += 1
                 yield futures[future], result
         except BaseException as error:
-            _abandon(executor, futures)
+            _abandon(executor)
             if not _worker_died(error):
                 raise
             kept = "none is kept" if self.journal is None else f"they are kept in {self.journal.path}: start it again"
