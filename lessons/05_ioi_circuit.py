@@ -135,7 +135,8 @@ def draw_pairs(rng: np.random.Generator, n_templates: int, per_template: int) ->
 names, places = single_tokens(model, NAMES.split()), single_tokens(model, PLACES.split())
 GROUP = 8  # pairs of endings that are swept together
 pairs = draw_pairs(rng, len(TEMPLATES), max(4, -(-options.prompts // (2 * len(TEMPLATES)))))
-prompt_groups = [pairs[i : min(i + GROUP, options.prompts // 2)] for i in range(0, options.prompts // 2, GROUP)]
+swept_pairs = pairs[: options.prompts // 2]
+prompt_groups = [swept_pairs[i : i + GROUP] for i in range(0, len(swept_pairs), GROUP)]
 sweep = [batch for group in prompt_groups for batch in make_batches(model, TEMPLATES, group)]
 core = make_batches(model, TEMPLATES, prompt_groups[0])  # for what is too dear to measure on a long sweep
 known = make_batches(model, TEMPLATES, pairs[: 4 * len(TEMPLATES)])  # and what is cheap
@@ -354,27 +355,32 @@ def resid_pre(model: Model, batch: Batch) -> Array:
     return np.stack([cache["resid_pre", layer] for layer in range(model.config.n_layers)])
 
 
-def with_streams(model: Model, group: Sequence[tuple[int, str, str, str]]) -> list[tuple[Batch, Array]]:
-    """A group's batches, each with the streams that enter its layers."""
-    return [(batch, resid_pre(model, batch)) for batch in make_batches(model, TEMPLATES, group)]
+def with_streams(
+    model: Model, source: str | None, group: Sequence[tuple[int, str, str, str]]
+) -> list[tuple[Batch, Array]]:
+    """A group's batches, each with the streams that enter its layers; made once for all layers of the model's sweep."""
+
+    def make() -> list[tuple[Batch, Array]]:
+        return [(batch, resid_pre(model, batch)) for batch in make_batches(model, TEMPLATES, group)]
+
+    return remember(f"streams {digest([source, group])}", make)
 
 
 def zero_out(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
     """One task of the sweep: all heads of a layer, one group of prompts: [n_heads][n]."""
-    found = remember(f"streams {digest([task['model'], task['group']])}", lambda: with_streams(model, task["group"]))
-    layer = task["layer"]
+    found, layer = with_streams(model, task["model"], task["group"]), task["layer"]
     differences = joined(knock_out_layer(model, batch, layer, resid[layer]) for batch, resid in found)
     return [[float(x) for x in row] for row in differences]
 
 
 def average_out(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
     """The same with the mean over ABC texts in place of zero, for half of the group's prompts."""
-    found = remember(f"streams {digest([task['model'], task['group']])}", lambda: with_streams(model, task["group"]))
+    found, layer = with_streams(model, task["model"], task["group"]), task["layer"]
     means = remember(
         f"abc {digest([task['model'], task['abc']])}",
         lambda: {template: run_abc(model, template, drawn)[0] for template, drawn in task["abc"].items()},
     )
-    layer, parts = task["layer"], []
+    parts = []
     for batch, resid in found:
         half = first_half(batch)
         mean = abc_mean(means, half, layer, TEMPLATES)
@@ -385,7 +391,7 @@ def average_out(model: Model, task: Mapping[str, Any]) -> list[list[float]]:
 def swept(work: Work, what: str, **more: Any) -> Array:
     """A work's results for all layers and all groups: [n_layers, n_heads, n]."""
     tasks = [
-        {"work": work.__name__, "model": sweeper.source, "layer": layer, "group": group, **more}
+        {"model": sweeper.source, "layer": layer, "group": group, **more}
         for group in prompt_groups
         for layer in range(n_layers)
     ]
@@ -727,7 +733,7 @@ def is_solid(row: dict[str, float], scale: float) -> bool:
 known_scale, held_scale = abs(float(baseline["known"].mean())), abs(float(baseline["held out"].mean()))
 every = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
 effect = {head: mean_drop[head] for head in every}
-streams = [resid_pre(model, batch) for batch in core]
+streams = [resid for _, resid in with_streams(model, sweeper.source, prompt_groups[0])]
 core_plain = joined(logit_differences(model, batch) for batch in core)
 again_on = core_plain.size if core_plain.size > half_plain.size else 0  # prompts, where that is more than the sweep had
 for head in [head for head in every if again_on and abs(effect[head][0]) >= BAR / 2 * known_scale]:

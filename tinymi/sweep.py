@@ -130,7 +130,7 @@ class Journal:
 
     path: Path
     about: Mapping[str, Any]
-    found: dict[str, Any] = field(default_factory=dict)  # task's digest -> result
+    found: dict[str, Any] = field(default_factory=dict)  # digest of work and task -> result
 
     def __post_init__(self) -> None:
         from filelock import FileLock, Timeout
@@ -152,10 +152,10 @@ class Journal:
         else:
             self._append({"sweep": dict(self.about)})
 
-    def add(self, task: Task, result: Any) -> None:
+    def add(self, key: str, result: Any) -> None:
         """Write down that a task is finished."""
-        self.found[digest(task)] = result
-        self._append({"task": digest(task), "result": result})
+        self.found[key] = result
+        self._append({"task": key, "result": result})
 
     def close(self) -> None:
         self._file.close()
@@ -238,14 +238,15 @@ class Sweep:
 
     def run(self, work: Work, tasks: Sequence[Task], what: str = "sweep") -> list[Any]:
         """The results in the order of the tasks. Raises SweepError when workers die, and whatever `work` raises."""
+        keys = [digest([work.__name__, task]) for task in tasks]
         done = {} if self.journal is None else dict(self.journal.found)
-        todo = [task for task in tasks if digest(task) not in done]
+        todo = {key: task for key, task in zip(keys, tasks, strict=True) if key not in done}
         ended = self._here(work, todo) if self.executor is None else self._there(self.executor, work, todo)
-        for task, result in self.show(ended, what, len(todo)):
-            done[digest(task)] = result
+        for key, result in self.show(ended, what, len(todo)):
+            done[key] = result
             if self.journal is not None:
-                self.journal.add(task, result)
-        return [done[digest(task)] for task in tasks]
+                self.journal.add(key, result)
+        return [done[key] for key in keys]
 
     def close(self) -> None:
         """Let the workers go, and the file."""
@@ -254,18 +255,18 @@ class Sweep:
         if self.journal is not None:
             self.journal.close()
 
-    def _here(self, work: Work, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
-        for task in tasks:
-            yield task, work(self.model, task)
+    def _here(self, work: Work, tasks: Mapping[str, Task]) -> Iterator[tuple[str, Any]]:
+        for key, task in tasks.items():
+            yield key, work(self.model, task)
 
-    def _there(self, executor: Executor, work: Work, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+    def _there(self, executor: Executor, work: Work, tasks: Mapping[str, Task]) -> Iterator[tuple[str, Any]]:
         from tinymi import __version__
 
-        futures: dict[Future[Any], Task] = {}
+        futures: dict[Future[Any], str] = {}
         n_done = 0
         try:
-            for task in tasks:
-                futures[executor.submit(work_on_a_worker, work, self.source, __version__, task)] = task
+            for key, task in tasks.items():
+                futures[executor.submit(work_on_a_worker, work, self.source, __version__, task)] = key
             for future in as_completed(futures):
                 result = future.result()
                 n_done += 1

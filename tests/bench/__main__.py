@@ -19,7 +19,8 @@ from pathlib import Path
 
 import tinymi
 from tests.bench.peers import HF_LENS, TINYMI_LENS, TL_LENS, HuggingFace, TransformerLens
-from tests.bench.timing import Machine, measure_machine, processes_side_by_side, run_process, seconds, side_by_side
+from tests.bench.timing import Machine, measure_machine, processes_side_by_side, run_script, seconds, side_by_side
+from tests.running import ROOT
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
 from tinymi.hooks import HookPoint, get_act_name, hook_points
@@ -144,15 +145,14 @@ def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
             edited[head, :, head] = 0
         return edited.reshape(pattern.shape)
 
+    def run(resid: Array, layer: int, past: KeyValueCache) -> Array:
+        return model.run_with_hooks(
+            np.tile(resid, (n_heads, 1, 1)), [(get_act_name("pattern", layer), zero_own_head)],
+            start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=past,
+        )  # fmt: skip
+
     for layer, point in enumerate(points):
         past = KeyValueCache(n_heads * len(tokens) // 2, tokens.shape[1], model.config, model.weights.dtype)
-
-        def run(resid: Array, layer: int, past: KeyValueCache) -> Array:
-            return model.run_with_hooks(
-                np.tile(resid, (n_heads, 1, 1)), [(get_act_name("pattern", layer), zero_own_head)],
-                start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=past,
-            )  # fmt: skip
-
         run(cache[point][::2, :n_shared], layer, past)
         last = run(cache[point][:, n_shared:], layer, past.repeat(2))[:, -1]
         normed = rms_norm(last, model.weights.ln_final, model.config.rms_eps)
@@ -187,10 +187,8 @@ def hooks(bench: Bench) -> Iterator[Row]:
 
 def jobs(bench: Bench) -> Iterator[Row]:
     """Lesson 8 with 24 prompts, in this process with all BLAS threads against --jobs 2 with one thread each."""
-    code = 'import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
-    script = str(Path(__file__).parents[2] / "lessons" / "08_activation_patching.py")
-    options = [script, "--model", str(bench.folder), "--prompts", "24"]
-    one, two = run_process(code, *options), run_process(code, *options, "--jobs", "2")
+    script, options = ROOT / "lessons" / "08_activation_patching.py", ["--model", str(bench.folder), "--prompts", "24"]
+    one, two = run_script(script, *options), run_script(script, *options, "--jobs", "2")
     yield Row("whole process: lesson 8, 24 prompts, --jobs 2", "tinymi, one process", one.seconds, two.seconds)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.bench.timing import Process, processes_side_by_side, run_process
+from tests.bench.timing import Process, processes_side_by_side, run_process, run_script
+from tests.running import ROOT
 from tinymi.config import Config
 from tinymi.sources import folder_for
 from tinymi.weights import tensor_shapes
@@ -116,12 +117,6 @@ import sys, tinymi
 model = tinymi.load(sys.argv[1], weights=sys.argv[2])
 print(model([[504, 3575, 282, 4649, 314, 260]]).argmax())
 """
-LESSON = """
-import runpy, sys
-script, model = sys.argv[1:]
-sys.argv = [script, "--model", model]
-runpy.run_path(script, run_name="__main__")
-"""
 LESSONS = ("01_inspect_weights", "03_logit_attribution", "04_token_prediction_sweep")
 
 
@@ -136,7 +131,7 @@ def lessons(make: Callable[[str], Path]) -> Iterator[list[object]]:
     name = "Qwen2.5-Coder-3B"
     folder = make(name)
     for lesson in LESSONS:
-        yield cells(f"{name}: lesson {lesson}", run_process(LESSON, f"lessons/{lesson}.py", str(folder)))
+        yield cells(f"{name}: lesson {lesson}", run_script(ROOT / "lessons" / f"{lesson}.py", "--model", str(folder)))
 
 
 def mapped(make: Callable[[str], Path]) -> Iterator[list[object]]:

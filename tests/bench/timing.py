@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,7 @@ class Process:
 
     seconds: float
     peak_mib: float  # resident at most, mapped files included
-    own_mib: float = 0.0  # resident at most, mapped files left aside; looked at often
-
-
-NAMES = ("seconds", "peak_mib", "own_mib")
+    own_mib: float  # resident at most, mapped files left aside; looked at often
 
 
 def run_process(code: str, *arguments: str) -> Process:
@@ -53,6 +50,12 @@ def run_process(code: str, *arguments: str) -> Process:
     return Process(elapsed, peak, own)
 
 
+def run_script(path: Path, *arguments: str) -> Process:
+    """Run a script with its arguments, in the same way."""
+    code = 'import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name="__main__")'
+    return run_process(code, str(path), *arguments)
+
+
 def memory(pid: int) -> dict[str, float]:
     """MiB of a process as Linux tells them (VmHWM: resident at most, RssAnon: now, without mapped files).
 
@@ -69,10 +72,8 @@ def memory(pid: int) -> dict[str, float]:
 def processes_side_by_side(codes: Sequence[str], repeat: int, *arguments: str) -> list[Process]:
     """The medians of several processes, run in turn; the first round only warms the disk's cache."""
     rounds = [[run_process(code, *arguments) for code in codes] for _ in range(repeat + 1)][1:]
-    return [
-        Process(*(float(np.median([getattr(one[i], name) for one in rounds])) for name in NAMES))
-        for i in range(len(codes))
-    ]
+    medians = np.median([[astuple(process) for process in one] for one in rounds], axis=0)  # [codes, fields]
+    return [Process(*map(float, row)) for row in medians]
 
 
 @dataclass(frozen=True)
