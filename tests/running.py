@@ -1,18 +1,60 @@
 """Running a lesson as its reader does: as a script, in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
+# Python with everything imported, that forks a process for each of many runs of one lesson: no start-up time, and each
+# run ends as a script ends. A run that hangs for a minute is ended by its alarm.
+ONE_AFTER_ANOTHER = """
+import json, os, runpy, signal, sys
+import gguf, psutil, tabulate, tokenizers, tqdm, tinymi, tinymi.lesson, tinymi.report.page
+lesson, folder = sys.argv[1:]
+for number, arguments in enumerate(json.load(sys.stdin)):
+    if (child := os.fork()) == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{folder}/{number}.{stream}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        sys.argv, sys.path[0] = [lesson, *arguments], os.path.dirname(lesson)
+        signal.alarm(60)
+        runpy.run_path(lesson, run_name="__main__")
+        sys.exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(status, flush=True)
+"""
 
 
 def run_lesson(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `lessons/NAME.py`; its exit status, standard output and standard error."""
     command = [sys.executable, str(ROOT / "lessons" / f"{name}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
+
+
+def run_lesson_often(
+    name: str, runs: Sequence[Sequence[str]], folder: Path, **environment: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `lessons/NAME.py` once per list of arguments. folder: an empty one, for what the runs print."""
+    lesson = str(ROOT / "lessons" / f"{name}.py")
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, lesson, str(folder)],
+        input=json.dumps([list(arguments) for arguments in runs]),
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=True,
+    )
+    statuses = [int(line) for line in done.stdout.split()]
+    assert len(statuses) == len(runs), done.stderr
+    printed = [[(folder / f"{n}.{stream}").read_text("utf-8") for stream in (1, 2)] for n in range(len(runs))]
+    return [
+        subprocess.CompletedProcess([lesson, *arguments], status, out, err)
+        for arguments, status, (out, err) in zip(runs, statuses, printed, strict=True)
+    ]
 
 
 def refusal(name: str, *arguments: str) -> str:

@@ -178,15 +178,3 @@ def test_an_unknown_field_may_be_passed_over_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'shoe_size is 43.*ignore_config=\["shoe_size"\]'):
         tinymi.load(tmp_path)
     assert tinymi.load(tmp_path, ignore_config=["shoe_size"]).config.n_layers == 3
-
-
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[1]", "3", '"x"', "\xff"])
-def test_a_broken_file_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ConfigError, match=r"config\.json: (cannot be read|holds a JSON)"):
-        Config.from_folder(tmp_path)
-
-
-def test_an_absent_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file"):
-        Config.from_folder(tmp_path)

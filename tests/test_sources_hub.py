@@ -37,13 +37,13 @@ except tinymi.TinymiError as error:
 # Many sources that must all be refused, in one process: what each is told.
 CHILD_OF_MANY = """
 import json, sys
-from tinymi.errors import SourceError
+from tinymi.errors import TinymiError
 from tinymi.sources import folder_for
 told = {}
 for source in sys.argv[1:]:
     try:
         told[source] = "a folder: " + str(folder_for(source))
-    except SourceError as error:
+    except TinymiError as error:
         told[source] = str(error)
 print(json.dumps(told))
 """
@@ -57,6 +57,7 @@ class Repo:
     status: int = 200  # of everything
     file_status: int = 200  # of files only
     code: str = ""  # the X-Error-Code that goes with it
+    short: int = 0  # bytes that the weights lack (or have more) when they are sent
     cut: int | None = None  # bytes of a file after which the first connection breaks
     sha: str = SHA
     served: list[str] = field(default_factory=list)
@@ -113,6 +114,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(206 if start else 200, data[start:], headers, send=repo.cut)
             repo.cut = self.server.cut_again
             return None
+        if repo.short and self.command == "GET" and name.endswith(".safetensors"):
+            data = data[: -repo.short] if repo.short > 0 else data + bytes(-repo.short)
         return self.reply(206 if start else 200, data[start:], headers)
 
     def reply(self, status: int, body: bytes, headers: dict[str, str], send: int | None = None) -> None:
@@ -263,12 +266,12 @@ WRONG: list[tuple[dict[str, Any], dict[str, bytes | None], list[str]]] = [
     ({}, {"config.json": None}, ["has no config.json"]),
     ({}, NO_WEIGHTS | {"pytorch_model.bin": b"x"}, ["pytorch_model.bin, a pickle", "never opened"]),
     ({}, NO_WEIGHTS | {"consolidated.safetensors": b"x"}, ["neither model.safetensors nor"]),
-    ({}, NO_WEIGHTS | {INDEX: b"not json"}, ["not an index"]),
-    ({}, NO_WEIGHTS | {INDEX: b"[]"}, ["not an index"]),
+    ({}, NO_WEIGHTS | {INDEX: b"not json"}, ["index.json: cannot be read", "not JSON"]),
+    ({}, NO_WEIGHTS | {INDEX: b"[]"}, ["index.json: cannot be read", "not an object"]),
     ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": "../../evil.safetensors"}}'}, ["'../../evil.safetensors'"]),
     ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": "/etc/evil.safetensors"}}'}, ["'/etc/evil.safetensors'"]),
-    ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": 5}}'}, ["names 5"]),
-    ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": ["b"]}}'}, ["not an index"]),
+    ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": 5}}'}, ["places tensor 'a' in '5'"]),
+    ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": ["b"]}}'}, ["places tensor 'a' in"]),
     ({}, NO_WEIGHTS | {INDEX: b'{"weight_map": {"a": "model-9.safetensors"}}'}, ["has no model-9.safetensors"]),
 ]
 
@@ -312,6 +315,34 @@ def test_a_download_that_always_breaks_ends_and_poisons_nothing(
     repo.cut = None
     folder = folder_of(ask(server.url, tmp_path, "owner/model"))
     assert (folder / "model.safetensors").read_bytes() == single["model.safetensors"]
+
+
+@pytest.mark.parametrize("short", [1000, -1000])
+def test_a_file_of_another_length_than_the_hub_says_is_never_used(
+    short: int, server: Server, tmp_path: Path, single: dict[str, bytes]
+) -> None:
+    server.repos["owner/model"] = repo = Repo(single, short=short)
+    assert "could not be fetched" in line_of(ask(server.url, tmp_path, "owner/model"))
+    assert "not complete in the cache" in line_of(ask(server.url, tmp_path, "owner/model", HF_HUB_OFFLINE="1"))
+    repo.short = 0
+    folder = folder_of(ask(server.url, tmp_path, "owner/model"))
+    assert (folder / "model.safetensors").read_bytes() == single["model.safetensors"]
+
+
+def test_a_damaged_copy_is_fetched_again(server: Server, tmp_path: Path, single: dict[str, bytes]) -> None:
+    server.repos["owner/model"] = Repo(single)
+    weights = folder_of(ask(server.url, tmp_path, "owner/model")) / "model.safetensors"
+    os.truncate(weights, 5000)
+    assert "damaged or incomplete" in line_of(ask(server.url, tmp_path, "owner/model", HF_HUB_OFFLINE="1"))
+    folder_of(ask(server.url, tmp_path, "owner/model"))
+    assert weights.read_bytes() == single["model.safetensors"]
+
+
+def test_a_disk_that_fills_up_on_the_way(server: Server, tmp_path: Path, single: dict[str, bytes]) -> None:
+    server.repos["owner/model"] = Repo(single)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    assert "File too large" in line_of(ask(server.url, tmp_path, "owner/model", code=limit + CHILD))
+    assert (folder_of(ask(server.url, tmp_path, "owner/model")) / "config.json").is_file()
 
 
 def test_nobody_there(tmp_path: Path) -> None:

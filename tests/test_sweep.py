@@ -208,7 +208,7 @@ def test_an_error_in_the_work_is_that_error(tiny_folder: Path) -> None:
 
 def test_a_worker_of_another_version_is_refused(tiny_folder: Path) -> None:
     with pytest.raises(SweepError, match=r"worker: has tinymi .*, the sweep was started by 0\.0\.0"):
-        work_on_a_worker(last_logit, str(tiny_folder), "0.0.0", TASKS[0])
+        work_on_a_worker(last_logit, str(tiny_folder), "loaded", "0.0.0", TASKS[0])
 
 
 def test_what_is_remembered_is_made_once_and_not_for_ever() -> None:

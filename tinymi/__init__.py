@@ -9,12 +9,14 @@ from tinymi.errors import (
     ConfigError,
     HookError,
     InputError,
+    MemoryShortageError,
     NotCachedError,
     SourceError,
     SweepError,
     TinymiError,
     TokenizerError,
     WeightsError,
+    WeightsWarning,
 )
 from tinymi.hooks import POINTS, ActivationCache, HookPoint, Point, get_act_name
 from tinymi.key_values import KeyValueCache
@@ -37,6 +39,7 @@ __all__ = [
     "InputError",
     "KeyValueCache",
     "MappedWeights",
+    "MemoryShortageError",
     "Model",
     "NotCachedError",
     "Point",
@@ -47,6 +50,7 @@ __all__ = [
     "TokenizerError",
     "Weights",
     "WeightsError",
+    "WeightsWarning",
     "get_act_name",
     "load",
 ]

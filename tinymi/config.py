@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinymi.errors import ConfigError
+from tinymi.json_file import read_object
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,12 @@ class Config:
         """Read `folder/config.json`. Fields named in `ignore` are passed over. Raises ConfigError."""
         path = folder / "config.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            raw = read_object(path)
+        except ValueError as error:
             raise ConfigError(
-                f"{path}: there is no such file, but a checkpoint folder needs one; "
-                "download the model again or name another folder"
+                f"{path}: cannot be read: {error}; a checkpoint folder needs its config.json, one JSON object in "
+                "UTF-8: download the file again or name another folder"
             ) from None
-        except (ValueError, RecursionError, OSError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read as JSON ({error}); a config.json is one JSON object in UTF-8; "
-                "download the file again"
-            ) from None
-        if not isinstance(raw, dict):
-            raise ConfigError(
-                f"{path}: holds a JSON {type(raw).__name__}, but a config.json is one JSON object; "
-                "download the file again"
-            )
         return cls.from_dict({name: value for name, value in raw.items() if name not in set(ignore)})
 
     @classmethod

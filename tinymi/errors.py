@@ -21,6 +21,14 @@ class WeightsError(TinymiError):
     """A tensor is missing, has the wrong shape or type, or its file is damaged."""
 
 
+class WeightsWarning(UserWarning):
+    """A tensor holds NaN or infinite numbers: the model loads, and what it computes will hold them too."""
+
+
+class MemoryShortageError(TinymiError, MemoryError):
+    """What is asked for needs more memory than there is."""
+
+
 class TokenizerError(TinymiError):
     """A tokenizer.json is missing, broken, or belongs to another model."""
 

@@ -51,6 +51,7 @@ learn, Hook points used, Needs, Time, Paper) become a list there.
 import ast
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -59,7 +60,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tinymi import kernels
-from tinymi.errors import InputError, TinymiError
+from tinymi.errors import InputError, TinymiError, WeightsWarning
 from tinymi.report import data, items, terminal
 from tinymi.report.tokens import Token, show_text, show_token
 
@@ -98,6 +99,9 @@ class Lesson:
             allow_abbrev=False,
         )
         self.option("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
+        self.option(
+            "--weights", choices=["loaded", "mapped"], default="loaded", help="mapped: slower, for models beyond memory"
+        )
         self.option("--json", metavar="FILE", help="write everything as JSON")
         self.option("--html", metavar="FILE", help="write everything as one page for the browser")
 
@@ -118,6 +122,7 @@ class Lesson:
         """
         if _shell() is None:
             sys.excepthook = _explain
+            warnings.showwarning = _show_warning
             _never_fail_to_print()
         self._screen = terminal.Screen.of(sys.stdout)
         self._options = self._parser.parse_args([] if arguments is None and _in_notebook() else arguments)
@@ -135,7 +140,7 @@ class Lesson:
         import tinymi
 
         source = self._options.model
-        model = tinymi.load() if source is None else tinymi.load(source)
+        model = tinymi.load(source, weights=self._options.weights)
         config = model.config
         self._model = asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(vars(config))
         self.say(
@@ -176,7 +181,7 @@ class Lesson:
             executor = process_pool(self._options.jobs)
         elif self._options.dask is not None:
             executor = dask_cluster(self._options.dask)
-        return Sweep(model, source, executor, journal, self.progress)
+        return Sweep(model, source, executor, journal, self.progress, self._options.weights)
 
     # --- talk ----------------------------------------------------------------------------------------------
 
@@ -396,6 +401,17 @@ def _never_fail_to_print() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+_python_shows = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Warnings meant for the user in one line; others as Python shows them, with their place in the code."""
+    if issubclass(category, WeightsWarning):
+        print(f"warning: {show_text(' '.join(str(message).split()))}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *where, **more)
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinymi import generation
+from tinymi import generation, memory
 from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
 from tinymi.errors import InputError
@@ -253,6 +253,7 @@ class Model:
         x = self._check_tokens(tokens) if span.embed else self._check_residual(tokens)
         self._check_room(x, span, past)
         _check_positions(span.positions, x.shape[1])
+        self._check_memory(x, span, past)
         out = forward(x, self.weights, self.config, span, hooks, past)
         return read_only(out) if hooks else out  # a callback or a cache may have kept the same array
 
@@ -294,6 +295,17 @@ class Model:
         if n_past + x.shape[1] > room:
             raise InputError(
                 f"input: {n_past + x.shape[1]} positions, but {owner} takes 1 to {room}; shorten the prompt"
+            )
+
+    def _check_memory(self, x: npt.NDArray[Any], span: Span, past: KeyValueCache | None) -> None:
+        """That a long prompt's attention scores, which grow with its square, and its logits fit into memory."""
+        (batch, n_pos), n_past = x.shape[:2], past.n_positions(span.layers) if past else 0
+        scores = batch * self.config.n_heads * n_pos * (n_past + n_pos)  # of one layer: with and without mask, softmax
+        n_logits = batch * np.arange(n_pos)[span.positions].size * self.config.d_vocab if span.unembed else 0
+        needed = self.weights.dtype.itemsize * (3 * scores + n_logits)
+        if needed > 2**30:  # less is not worth the question
+            memory.require(
+                f"input: a run of {batch} x {n_pos:,} tokens", needed, "shorten the prompt, run fewer prompts at once"
             )
 
     def _check_tokens(self, tokens: npt.ArrayLike) -> Tokens:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tinymi.errors import SweepError
 
@@ -57,7 +57,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def work_on_a_worker(work: Work, source: str | None, version: str, task: Task) -> Any:
+def work_on_a_worker(
+    work: Work, source: str | None, weights: Literal["loaded", "mapped"], version: str, task: Task
+) -> Any:
     """What an executor runs: the work, with this worker's own copy of the model."""
     import tinymi
 
@@ -65,7 +67,7 @@ def work_on_a_worker(work: Work, source: str | None, version: str, task: Task) -
         raise SweepError(
             f"worker: has tinymi {tinymi.__version__}, the sweep was started by {version}; install the same version"
         )
-    return work(remember(f"model {source}", lambda: tinymi.load(source)), task)
+    return work(remember(f"model {source} {weights}", lambda: tinymi.load(source, weights=weights)), task)
 
 
 # --- executors -------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def identity(model: Model) -> str:
 class Sweep:
     """Runs tasks on an executor, or in this process where there is none.
 
-    source: what tinymi.load gets on the workers; the model must be found under that name there too.
+    source, weights: what tinymi.load gets on the workers; the model must be found under that name there too.
     journal: where finished tasks are written down, and looked up.
     show: shows how far it is.
     """
@@ -235,6 +237,7 @@ class Sweep:
     executor: Executor | None = None
     journal: Journal | None = None
     show: Show = lambda ended, what, total: ended
+    weights: Literal["loaded", "mapped"] = "loaded"
 
     def run(self, work: Work, tasks: Sequence[Task], what: str = "sweep") -> list[Any]:
         """The results in the order of the tasks. Raises SweepError when workers die, and whatever `work` raises."""
@@ -266,7 +269,7 @@ class Sweep:
         n_done = 0
         try:
             for key, task in tasks.items():
-                futures[executor.submit(work_on_a_worker, work, self.source, __version__, task)] = key
+                futures[executor.submit(work_on_a_worker, work, self.source, self.weights, __version__, task)] = key
             for future in as_completed(futures):
                 result = future.result()
                 n_done += 1

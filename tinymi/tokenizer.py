@@ -35,7 +35,9 @@ class Tokenizer:
             )
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the library raises bare Exception, and in Rust's panics something below it
             raise TokenizerError(f"{path}: cannot be read ({error}); download the file again") from None
         highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         if not 0 <= highest < d_vocab:

@@ -7,19 +7,21 @@ fit into memory in float32.
 """
 
 import difflib
-import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+from tinymi import memory
 from tinymi.arrays import Array
 from tinymi.config import Config
-from tinymi.errors import WeightsError
+from tinymi.errors import WeightsError, WeightsWarning
+from tinymi.tensor_files import DTYPES, StoredTensor, open_folder
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,19 @@ class Weights:
 
     @classmethod
     def from_folder(cls, folder: Path, config: Config, dtype: npt.DTypeLike = np.float32) -> "Weights":
-        """Map the safetensors of a checkpoint folder. Raises WeightsError for a tensor that does not fit.
+        """Map the safetensors of a checkpoint folder.
 
         dtype: the type to compute in, float32 or float64. Tensors stored in it stay in the file.
+        Raises WeightsError for a tensor that does not fit, MemoryShortageError when converted ones would not fit
+        into memory. Warns (WeightsWarning) of NaN and infinite numbers.
         """
         mapped = MappedWeights.from_folder(folder, config, dtype)
+        memory.require(
+            f"{folder}: to convert its weights to {mapped.dtype}",
+            mapped.bytes_to_convert(),
+            'leave them in their file with weights="mapped" (--weights mapped in a lesson), which is slower, load a '
+            "smaller model",
+        )
         W_E = mapped.W_E
         return cls(W_E, tuple(mapped.blocks), mapped.ln_final, W_E.T if config.tied_embeddings else mapped.W_U)
 
@@ -97,15 +107,20 @@ class MappedWeights:
 
     config: Config
     dtype: np.dtype[Any]
-    stored: Mapping[str, "_Stored"]
+    stored: Mapping[str, StoredTensor]
 
     @classmethod
     def from_folder(cls, folder: Path, config: Config, dtype: npt.DTypeLike = np.float32) -> "MappedWeights":
         """See Weights.from_folder. Every tensor's presence and shape are checked now, its numbers are read later."""
-        weights = cls(config, np.dtype(dtype), _open_folder(folder))
-        for name, shape in tensor_shapes(config).items():
+        weights = cls(config, np.dtype(dtype), open_folder(folder))
+        for name, shape in tensor_shapes(config):
             _check(weights.stored, name, shape)
         return weights
+
+    def bytes_to_convert(self) -> int:
+        """What all tensors take that are not stored in the type to compute in."""
+        shapes = [shape for name, shape in tensor_shapes(self.config) if not self._is_in_place(name)]
+        return sum(map(math.prod, shapes)) * self.dtype.itemsize
 
     @property
     def W_E(self) -> Array:
@@ -123,15 +138,20 @@ class MappedWeights:
     def W_U(self) -> Array:
         return self._read("model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight").T
 
+    def _is_in_place(self, name: str) -> bool:
+        return self.stored[name].dtype == {4: "F32", 8: "F64"}[self.dtype.itemsize]
+
     def _read(self, name: str) -> Array:
-        return _as_float(self.stored[name], self.dtype)
+        values = _as_float(self.stored[name], self.dtype)
+        _warn_unless_finite(name, values)
+        return values
 
 
 AnyWeights = Weights | MappedWeights
 
 
-def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a checkpoint must hold, by Hugging Face's name, with the shape in which it is stored."""
+def tensor_shapes(config: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor that a checkpoint must hold: Hugging Face's name, and the shape in which it is stored."""
     d_model, d_mlp, d_head = config.d_model, config.d_mlp, config.d_head
     d_q, d_kv = config.n_heads * d_head, config.n_kv_heads * d_head
     block: dict[str, tuple[int, ...]] = {
@@ -149,12 +169,12 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
         block |= {"self_attn.q_proj.bias": (d_q,), "self_attn.k_proj.bias": (d_kv,), "self_attn.v_proj.bias": (d_kv,)}
     if config.qk_norm:
         block |= {"self_attn.q_norm.weight": (d_head,), "self_attn.k_norm.weight": (d_head,)}
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.d_vocab, d_model)}
-    shapes |= {f"model.layers.{i}.{name}": shape for i in range(config.n_layers) for name, shape in block.items()}
-    shapes["model.norm.weight"] = (d_model,)
+    yield "model.embed_tokens.weight", (config.d_vocab, d_model)
+    for layer in range(config.n_layers):
+        yield from ((f"model.layers.{layer}.{name}", shape) for name, shape in block.items())
+    yield "model.norm.weight", (d_model,)
     if not config.tied_embeddings:
-        shapes["lm_head.weight"] = (config.d_vocab, d_model)
-    return shapes
+        yield "lm_head.weight", (config.d_vocab, d_model)
 
 
 @dataclass(frozen=True)
@@ -199,15 +219,7 @@ class _MappedBlocks(Sequence[BlockWeights]):
         )
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor as it lies in its file. BF16, which NumPy has not, is seen as uint16."""
-
-    dtype: str
-    values: npt.NDArray[Any]
-
-
-def _check(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -> None:
+def _check(stored: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...]) -> None:
     if name not in stored:
         near = difflib.get_close_matches(name, stored, n=1)
         raise WeightsError(
@@ -216,14 +228,19 @@ def _check(stored: Mapping[str, _Stored], name: str, shape: tuple[int, ...]) -> 
             + "; the checkpoint does not fit its config.json: download it again"
         )
     tensor = stored[name]
-    if tensor.values.shape != shape:
+    if tensor.dtype not in DTYPES:
         raise WeightsError(
-            f"tensor {name}: has shape {list(tensor.values.shape)}, but the config asks for {list(shape)}; "
+            f"tensor {name}: has type {tensor.dtype}, but readable are {', '.join(DTYPES)}; "
+            "load a checkpoint that is not quantised"
+        )
+    if tensor.shape != shape:
+        raise WeightsError(
+            f"tensor {name}: has shape {list(tensor.shape)}, but the config asks for {list(shape)}; "
             "config.json and weights belong to different models: download both again"
         )
 
 
-def _as_float(tensor: _Stored, dtype: npt.DTypeLike) -> Array:
+def _as_float(tensor: StoredTensor, dtype: npt.DTypeLike) -> Array:
     """The tensor in `dtype`: the mapped file itself where it holds that type, otherwise a converted copy."""
     values = tensor.values
     if tensor.dtype == "BF16":  # the upper half of a float32
@@ -233,82 +250,17 @@ def _as_float(tensor: _Stored, dtype: npt.DTypeLike) -> Array:
     return converted
 
 
-_DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": np.uint16}
-
-
-def _open_folder(folder: Path) -> dict[str, _Stored]:
-    """Every tensor of one model.safetensors, or of the shards that its index lists."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return _open_shards(index)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise WeightsError(
-            f"{folder}: holds no .safetensors file; a checkpoint has model.safetensors, or shards with "
-            "model.safetensors.index.json; save it with save_pretrained(..., safe_serialization=True)"
+def _warn_unless_finite(name: str, values: Array) -> None:
+    flat = values.reshape(-1)
+    with np.errstate(all="ignore"):
+        squares = np.dot(flat, flat)  # one fast pass
+    if np.isfinite(squares):
+        return
+    n_wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if n_wrong:
+        warnings.warn(
+            f"tensor {name}: {n_wrong:,} of {values.size:,} numbers are NaN or infinite, and what the model computes "
+            "from them will be too; download the checkpoint again",
+            WeightsWarning,
+            stacklevel=2,
         )
-    if len(files) > 1 and (folder / "model.safetensors") not in files:
-        raise WeightsError(
-            f"{folder}: holds {len(files)} .safetensors files but no model.safetensors.index.json, which says "
-            "what lies where; download the index too"
-        )
-    return _open_file(folder / "model.safetensors" if len(files) > 1 else files[0])
-
-
-def _open_shards(index: Path) -> dict[str, _Stored]:
-    where = _weight_map(index)
-    opened = {file: _open_file(index.parent / file) for file in sorted(set(where.values()))}
-    for name, file in where.items():
-        if name not in opened[file]:
-            raise WeightsError(
-                f"tensor {name}: the index says that it lies in {file}, but it is not there; "
-                "index and shards belong to different checkpoints: download them again"
-            )
-    return {name: opened[file][name] for name, file in where.items()}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> file name beside the index."""
-    try:
-        where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        pairs = {str(name): str(file) for name, file in where.items()}
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise WeightsError(
-            f"{index}: cannot be read ({error!r}); an index is a JSON object with a weight_map of tensor "
-            "names to file names; download it again"
-        ) from None
-    for name, file in pairs.items():
-        if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise WeightsError(
-                f"{index}: places tensor {name} in {file!r}, but a shard is a .safetensors file beside the "
-                "index; do not use this checkpoint"
-            )
-    return pairs
-
-
-def _open_file(path: Path) -> dict[str, _Stored]:
-    """Map one file. The safetensors library has checked header, offsets and sizes before a byte is used."""
-    try:
-        with safe_open(path, framework="np"):
-            pass
-        mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-        header_size = int(mapped[:8].view("<u8")[0])
-        header = json.loads(mapped[8 : 8 + header_size].tobytes())
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete: download it again"
-        ) from None
-    header.pop("__metadata__", None)
-    data = mapped[8 + header_size :]
-    return {name: _view(path, name, entry, data) for name, entry in header.items()}
-
-
-def _view(path: Path, name: str, entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> _Stored:
-    kind = entry["dtype"]
-    if kind not in _DTYPES:
-        raise WeightsError(
-            f"tensor {name} in {path}: has type {kind}, but readable are {', '.join(_DTYPES)}; "
-            "load a checkpoint that is not quantised"
-        )
-    begin, end = entry["data_offsets"]
-    return _Stored(kind, data[begin:end].view(_DTYPES[kind]).reshape(entry["shape"]))

@@ -54,7 +54,7 @@ def random_checkpoint(folder: Path, name: str, tokenizer: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIGS[name] | {"torch_dtype": "bfloat16"}))
     shutil.copy(tokenizer, folder / "tokenizer.json")
-    shards = list(_shards(tensor_shapes(Config.from_folder(folder))))
+    shards = list(_shards(dict(tensor_shapes(Config.from_folder(folder)))))
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]

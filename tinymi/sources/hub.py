@@ -6,14 +6,14 @@ of the weights in another layout. When the hub cannot answer, a complete copy in
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from tinymi.errors import SourceError
+from tinymi.errors import SourceError, TinymiError
 from tinymi.sources import cache, local
+from tinymi.tensor_files import INDEX, weight_map
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import tqdm
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
 
 
@@ -38,7 +38,7 @@ def folder(repo: str, *, revision: str | None) -> Path:
         raise SourceError(f"revision={revision!r} is not a name: a branch, a tag or a commit of {repo} would be valid")
     try:
         return _fetch(repo, revision)
-    except SourceError:
+    except TinymiError:
         raise
     except Exception as error:  # the client's and its transport's errors share no base class
         if (cached := _cached(repo, revision)) is not None:
@@ -52,12 +52,12 @@ def _fetch(repo: str, revision: str | None) -> Path:
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
     if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
         raise SourceError(f"the hub gave {info.sha!r} as the commit of {repo}: 40 hex digits would be valid")
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    sizes = {file.rfilename: file.size for file in info.siblings or []}
     names = ["config.json", "tokenizer.json", *_weight_files(repo, revision, set(sizes))]
     for name in names:
         if name not in sizes:
             raise SourceError(f"{repo} on the hub has no {name}, which tinymi needs: use another model or revision")
-    missing = sum(sizes[name] for name in names if not _is_file(repo, name, info.sha))
+    missing = sum(sizes[name] or 0 for name in names if not _is_whole(repo, name, info.sha, sizes[name]))
     if missing:
         place = Path(constants.HF_HUB_CACHE)
         cache.check_space(place, missing, "HF_HOME")
@@ -77,33 +77,33 @@ def _weight_files(repo: str, revision: str | None, listed: set[str]) -> list[str
     """The names of the weights among the files of the repository: one file, or an index and its shards."""
     if _SINGLE in listed:
         return [_SINGLE]
-    if _INDEX in listed:
-        index = hf_hub_download(repo, _INDEX, revision=revision, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        return [_INDEX, *shards_of(Path(index))]
+    if INDEX in listed:
+        index = hf_hub_download(repo, INDEX, revision=revision, etag_timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        return [INDEX, *shards_of(Path(index))]
     pickles = sorted(name for name in listed if name.endswith((".bin", ".pt", ".pth")))
     if pickles:
         raise SourceError(
             f"{repo} on the hub has its weights only as {pickles[0]}, a pickle: pickles are never opened, because "
             "opening one can run any code its author put in; use a revision or model with model.safetensors"
         )
-    raise SourceError(f"{repo} on the hub has neither {_SINGLE} nor {_INDEX}: use a model that has")
+    raise SourceError(f"{repo} on the hub has neither {_SINGLE} nor {INDEX}: use a model that has")
 
 
 def shards_of(index: Path) -> list[str]:
-    """The file names in a safetensors index, sorted; SourceError when it is broken or they leave the folder."""
-    try:
-        weight_map: Any = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{index} is not an index of safetensors: it has no readable weight_map") from error
-    for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
-            raise SourceError(f"{index} names {name!r} as a shard: a plain *.safetensors file name would be valid")
-    return names
+    """The file names in a safetensors index, sorted. Raises WeightsError when it is broken or they leave the folder."""
+    return sorted(set(weight_map(index).values()))
 
 
-def _is_file(repo: str, name: str, revision: str | None) -> bool:
-    return isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+def _is_whole(repo: str, name: str, revision: str | None, size: int | None) -> bool:
+    """Whether the cache has the file in the size that the hub says; a copy of another size is removed."""
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    if not isinstance(found, str):
+        return False
+    if size is None or Path(found).stat().st_size == size:
+        return True
+    for place in (Path(found).resolve(), Path(found)):
+        place.unlink(missing_ok=True)
+    return False
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
@@ -113,10 +113,10 @@ def _cached(repo: str, revision: str | None) -> Path | None:
         return None
     snapshot = Path(found).parent
     try:
-        shards = [] if (snapshot / _SINGLE).is_file() else shards_of(snapshot / _INDEX)
+        shards = [] if (snapshot / _SINGLE).is_file() else shards_of(snapshot / INDEX)
         complete = all((snapshot / name).is_file() for name in shards)
         return local.checked(snapshot) if complete else None
-    except SourceError:
+    except TinymiError:
         return None
 
 

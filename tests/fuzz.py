@@ -1,0 +1,148 @@
+"""The readers of foreign files under millions of broken inputs: `python -m tests.fuzz`.
+
+    python -m tests.fuzz                          which targets there are
+    python -m tests.fuzz gguf -runs=1000000       libFuzzer's options: -max_total_time=SECONDS, -seed=N, a corpus folder
+
+Needs atheris (`pip install -e ".[fuzz]"`), which watches which lines of tinymi an input reaches and keeps mutating
+those that reach new ones. It starts from real files: checkpoints that transformers and the gguf package wrote. An
+input must be read or refused in one line; whatever else happens (another exception, a hang, a crash, a wrong result)
+stops the run and is written down. The test suite does the same for some seconds, by hypothesis (test_fuzz.py).
+"""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tinymi
+from tests.checkpoints import save_tiny
+from tests.gguf_files import save_pair
+from tinymi.config import Config
+from tinymi.sources import gguf, gguf_config, gguf_file, gguf_tokenizer
+from tinymi.tensor_files import INDEX
+from tinymi.tokenizer import Tokenizer
+from tinymi.weights import Weights
+
+import numpy as np
+from safetensors.numpy import load_file
+
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+SMALL |= {"num_key_value_heads": 1, "vocab_size": 258, "tie_word_embeddings": True}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader: the file that is replaced by an input, and what is done with it then."""
+
+    file: Path
+    read: Callable[[], object]
+
+    @property
+    def seed(self) -> bytes:
+        """The good file."""
+        return self.file.with_name(self.file.name + ".good").read_bytes()
+
+    def run(self, data: bytes) -> str:
+        """ "read" or "refused". Anything else that a reader does comes out as an exception."""
+        self.file.write_bytes(data)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", tinymi.WeightsWarning)
+                self.read()
+        except tinymi.TinymiError as error:
+            message = str(error)
+            assert 20 < len(message) < 2000, message
+            assert "\n" not in message, message
+            return "refused"
+        return "read"
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """Every target, around files that are made in `folder`."""
+    weights, config, tokenizer = (save_tiny(folder / name, **SMALL) for name in ("weights", "config", "tokenizer"))
+    sharded = save_tiny(folder / "sharded", save={"max_shard_size": "1KB"}, **SMALL)
+    _, file = save_pair(folder / "gguf", hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    made = {
+        "safetensors": Target(weights / "model.safetensors", lambda: read_safetensors(weights)),
+        "index": Target(sharded / INDEX, lambda: Weights.from_folder(sharded, Config.from_folder(sharded))),
+        "config": Target(config / "config.json", lambda: read_config(config)),
+        "tokenizer": Target(tokenizer / "tokenizer.json", lambda: read_tokenizer(tokenizer)),
+        "gguf": Target(file, lambda: read_gguf(file)),
+    }
+    for target in made.values():
+        shutil.copy(target.file, target.file.with_name(target.file.name + ".good"))
+    return made
+
+
+def read_safetensors(folder: Path) -> None:
+    """Whatever is read is what the safetensors library reads."""
+    weights = Weights.from_folder(folder, Config.from_folder(folder))
+    with contextlib.suppress(Exception):  # the library has no BF16 in NumPy
+        theirs = load_file(folder / "model.safetensors")
+        ours = {"model.norm.weight": weights.ln_final, "model.embed_tokens.weight": weights.W_E}
+        ours["model.layers.0.mlp.up_proj.weight"] = weights.blocks[0].W_in.T
+        wrong = [n for n, x in ours.items() if not np.array_equal(x, theirs[n].astype(np.float32), equal_nan=True)]
+        if wrong:
+            raise SystemExit(f"read otherwise than by the library: {wrong}")
+
+
+def read_config(folder: Path) -> None:
+    """Whatever is read has sizes that fit each other."""
+    config = Config.from_folder(folder)
+    assert min(config.n_layers, config.n_heads, config.n_kv_heads, config.d_model, config.d_mlp, config.d_vocab) > 0
+    assert config.n_heads % config.n_kv_heads == config.d_head % 2 == 0
+    assert 0 < config.rms_eps < np.inf
+    assert 0 < config.rope_base < np.inf
+
+
+def read_tokenizer(folder: Path) -> None:
+    """Whatever is read gives ids of the vocabulary, or refuses the prompt."""
+    ids = Tokenizer.from_folder(folder, d_vocab=258).to_tokens("Ünder the sea. 42")
+    assert ids.min() >= 0
+    assert ids.max() < 258
+
+
+def read_gguf(file: Path) -> None:
+    """All that happens before the conversion, and the conversion of the first numbers."""
+    found = gguf_file.read(file)
+    config = gguf_config.config_of(found)
+    gguf.entries_of(found, config)
+    tokenizer, _ = gguf_tokenizer.tokenizer_of(found)
+    tokenizer.encode("Ünder the sea. 42")
+    Config.from_dict(config)
+
+
+def main(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        found = targets(Path(name))
+        if not arguments or arguments[0] not in found:
+            sys.exit(f"{__doc__}\nTargets: {', '.join(found)}")
+        import atheris
+
+        target = found[arguments[0]]
+        corpus = Path(name) / "corpus"
+        corpus.mkdir()
+        (corpus / "good").write_bytes(target.seed)
+        counts = {"read": 0, "refused": 0}
+
+        def one(data: bytes) -> None:
+            counts[target.run(data)] += 1
+            if sum(counts.values()) % 50_000 == 0:
+                print(f"{arguments[0]}: {counts}", file=sys.stderr, flush=True)
+
+        for module in [name for name in sys.modules if name.startswith("tinymi.")]:
+            for value in list(vars(sys.modules[module]).values()):
+                if callable(value) and getattr(value, "__module__", "") == module and hasattr(value, "__code__"):
+                    setattr(sys.modules[module], value.__name__, atheris.instrument_func(value))
+        atheris.Setup(
+            [sys.argv[0], *arguments[1:], f"-max_len={2 * len(target.seed)}", "-timeout=10", str(corpus)], one
+        )
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

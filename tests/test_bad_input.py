@@ -1,0 +1,442 @@
+"""The table of broken checkpoints: one row per case, each loaded in Python and each given to a lesson.
+
+Every row ends in an error of the family, in one line that says what is wrong; the lesson prints that line alone and
+exits with 2. What a row calls broken was a good checkpoint before, and is loaded as such below the table.
+The hub's and the default model's cases are tables in their own tests (test_sources_hub.py, test_sources_default.py),
+those of hooks and prompts in test_hooks.py, test_tokenizer.py and test_model.py.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tinymi
+from tests.gguf_files import contents, save_pair, write
+from tests.running import run_lesson_often
+from tests.test_config import RAW, REFUSED
+from tests.variants import edit_json, save_variant
+from tinymi.tensor_files import INDEX
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+Header = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way in which a checkpoint can be broken."""
+
+    name: str
+    damage: Callable[[Path], object]  # of a good folder
+    words: str  # what the error must say: a regular expression
+    kind: str = "single"  # or "sharded"
+
+
+# --- how to damage a safetensors file --------------------------------------------------------------------------
+
+NORM = "model.norm.weight"
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
+
+
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def parts(path: Path) -> tuple[Header, bytes]:
+    """Header and data of a file."""
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
+
+
+def put(path: Path, header: bytes | Header, data: bytes, size: int | None = None) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes((len(text) if size is None else size).to_bytes(8, "little") + text + data)
+
+
+def cut(keep: Callable[[int, int], int]) -> Callable[[Path], None]:
+    """Keep only the first bytes; `keep` maps (end of the header, size of the file) to how many."""
+
+    def damage(folder: Path) -> None:
+        raw = weights(folder).read_bytes()
+        weights(folder).write_bytes(raw[: keep(8 + int.from_bytes(raw[:8], "little"), len(raw))])
+
+    return damage
+
+
+def length(size: int) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        put(weights(folder), *parts(weights(folder)), size=size)
+
+    return damage
+
+
+def header(change: Callable[[Header], object]) -> Callable[[Path], None]:
+    """Change the header and leave the data."""
+
+    def damage(folder: Path) -> None:
+        found, data = parts(weights(folder))
+        change(found)
+        put(weights(folder), found, data)
+
+    return damage
+
+
+def entry(tensor: str = NORM, **fields: Any) -> Callable[[Path], None]:
+    return header(lambda found: found[tensor].update(fields))
+
+
+def raw_header(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        found, data = parts(weights(folder))
+        put(weights(folder), change(json.dumps(found).encode()), data)
+
+    return damage
+
+
+def tensors(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Write other tensors."""
+
+    def damage(folder: Path) -> None:
+        found = load_file(weights(folder))
+        change(found)
+        save_file(found, weights(folder))
+
+    return damage
+
+
+def shift(found: Header) -> None:
+    """Let one tensor begin in another."""
+    begin, end = found[NORM]["data_offsets"]
+    found[NORM]["data_offsets"] = [begin - 4, end - 4]
+
+
+def twice(text: bytes) -> bytes:
+    """Name a tensor twice, with the same entry."""
+    name = json.dumps(NORM).encode()
+    return text[:-1] + b", " + name + b": " + json.dumps(json.loads(text)[NORM]).encode() + b"}"
+
+
+def replaced(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Something else in the place of the file `name`."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return damage
+
+
+def text(name: str, content: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(content, encoding="latin-1")
+
+
+def gone(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
+
+
+def renamed(name: str, other: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).rename(folder / other)
+
+
+SAFETENSORS = [
+    Case("an empty file", cut(lambda start, size: 0), "damaged or incomplete"),
+    Case("cut in its length", cut(lambda start, size: 5), "damaged or incomplete"),
+    Case("cut behind its length", cut(lambda start, size: 8), "damaged or incomplete"),
+    Case("cut in its header", cut(lambda start, size: start // 2), "damaged or incomplete"),
+    Case("cut behind its header", cut(lambda start, size: start), "damaged or incomplete"),
+    Case("cut in its data", cut(lambda start, size: (start + size) // 2), "damaged or incomplete"),
+    Case("cut by one byte", cut(lambda start, size: size - 1), "damaged or incomplete"),
+    Case("more data than it says", lambda folder: weights(folder).open("ab").write(b"more"), "damaged or incomplete"),
+    Case("a header of no length", length(0), "damaged or incomplete"),
+    Case("a header of one byte", length(1), "damaged or incomplete"),
+    Case("a header longer than the file", length(10**7), "damaged or incomplete"),
+    Case("a header of a length that looks negative", length(2**64 - 1), "damaged or incomplete"),
+    Case("a header of 2**63 bytes", length(2**63), "damaged or incomplete"),
+    Case("a header of no UTF-8", raw_header(lambda text: text.replace(b"norm", b"\xff\xfe\xfd\xfc", 1)), "damaged"),
+    Case("a header of no JSON", raw_header(lambda text: text[:-2]), "damaged or incomplete"),
+    Case("a header that is a list", raw_header(lambda text: b"[" + text + b"]"), "damaged or incomplete"),
+    Case("a header nested deeply", raw_header(lambda text: b"[" * 100_000), "damaged or incomplete"),
+    Case("a name twice", raw_header(twice), f"names '{re.escape(NORM)}' twice"),
+    Case("overlapping tensors", header(shift), "damaged or incomplete"),
+    Case("a tensor behind the end", entry(data_offsets=[10**9, 10**9 + 128]), "damaged or incomplete"),
+    Case("a tensor that ends before it begins", entry(data_offsets=[128, 0]), "damaged or incomplete"),
+    Case("negative offsets", entry(data_offsets=[-128, 0]), "damaged or incomplete"),
+    Case("offsets of 2**64", entry(data_offsets=[2**64, 2**64 + 128]), "damaged or incomplete"),
+    Case("offsets that are no numbers", entry(data_offsets=["0", "128"]), "damaged or incomplete"),
+    Case("offsets missing", header(lambda found: found[NORM].pop("data_offsets")), "damaged or incomplete"),
+    Case("a shape that overflows", entry(shape=[2**40, 2**40]), "damaged or incomplete"),
+    Case("a shape larger than its data", entry(shape=[33]), "damaged or incomplete"),
+    Case("a shape below zero", entry(shape=[-32]), "damaged or incomplete"),
+    Case("a shape of fractions", entry(shape=[32.5]), "damaged or incomplete"),
+    Case("a type that does not exist", entry(dtype="F31"), "damaged or incomplete"),
+    Case("another type of the same size", entry(dtype="I32"), f"tensor {re.escape(NORM)}: has type I32.*F32"),
+    Case("eight bits", tensors(lambda found: found.update({NORM: np.ones(32, np.int8)})), "type I8.*not quantised"),
+    Case("a tensor missing", tensors(lambda found: found.pop(NORM)), f"tensor {re.escape(NORM)}: missing"),
+    Case(
+        "a matrix transposed",
+        tensors(lambda found: found.update({Q_PROJ: np.ascontiguousarray(found[Q_PROJ].T)})),
+        rf"tensor {re.escape(Q_PROJ)}: has shape \[32, 96\], but the config asks for \[96, 32\]",
+    ),
+    Case(
+        "a tensor without numbers",
+        tensors(lambda found: found.update({NORM: np.zeros(0, np.float32)})),
+        r"has shape \[0\]",
+    ),
+    Case("no tensors at all", lambda folder: save_file({}, weights(folder)), "embed_tokens.weight: missing"),
+    Case("a folder for a file", replaced("model.safetensors", Path.mkdir), "not a regular file"),
+    Case("a pipe for a file", replaced("model.safetensors", os.mkfifo), "not a regular file"),
+    Case("a link to nothing", replaced("model.safetensors", lambda at: at.symlink_to("x")), "no such file"),
+    Case("no weights", gone("model.safetensors"), "no \\*.safetensors"),
+    Case("a pickle", renamed("model.safetensors", "pytorch_model.bin"), "pytorch_model.bin, a pickle.*never opened"),
+    Case("a pickle of old", renamed("model.safetensors", "model.pt"), "model.pt, a pickle.*never opened"),
+]
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def places(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Change the index's weight_map."""
+    return lambda folder: edit_json(folder / INDEX, lambda index: change(index["weight_map"]))
+
+
+def place(file: Any) -> Callable[[Path], None]:
+    return places(lambda where: where.update({NORM: file}))
+
+
+def in_another_shard(folder: Path) -> None:
+    where = json.loads((folder / INDEX).read_text())["weight_map"]
+    place(next(file.name for file in shards(folder) if file.name != where[NORM]))(folder)
+
+
+def index_twice(folder: Path) -> None:
+    content = (folder / INDEX).read_text().rstrip().removesuffix("}")
+    (folder / INDEX).write_text(content + ', "weight_map": {}}')
+
+
+OUTSIDE = "places tensor 'model.norm.weight' in .*a shard is a .safetensors file beside"
+SHARDED = [
+    Case("a shard missing", lambda folder: shards(folder)[1].unlink(), "model-00002.*no such file", "sharded"),
+    Case("a shard cut", lambda folder: os.truncate(shards(folder)[1], 1000), "model-00002.*damaged", "sharded"),
+    Case("a pipe for a shard", lambda f: replaced(shards(f)[1].name, os.mkfifo)(f), "not a regular file", "sharded"),
+    Case("a tensor in another shard", in_another_shard, "tensor model.norm.weight: the index says", "sharded"),
+    Case("a tensor forgotten", places(lambda where: where.pop(NORM)), "tensor model.norm.weight: missing", "sharded"),
+    Case("an empty map", places(dict.clear), "embed_tokens.weight: missing", "sharded"),
+    Case("shards without an index", gone(INDEX), "no model.safetensors.index.json", "sharded"),
+    *(
+        Case(f"a place like {file!r}", place(file), OUTSIDE, "sharded")
+        for file in ("../model.safetensors", "/etc/x.safetensors", "..", "", "a/b.safetensors", "a\\b.safetensors")
+    ),
+    *(
+        Case(f"a place that is {file!r}", place(file), OUTSIDE, "sharded")
+        for file in ("a.bin", "C:x.safetensors", "a\0b.safetensors", 5, None, ["a.safetensors"])
+    ),
+    *(
+        Case(f"an index that is {content[:20]!r}", text(INDEX, content), "index.json: cannot be read", "sharded")
+        for content in ("", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\xff", '{"weight_map": NaN')
+    ),
+    Case("an index with two maps", index_twice, "names 'weight_map' twice", "sharded"),
+    Case("a pipe for an index", replaced(INDEX, os.mkfifo), "not a regular file|no \\*.safetensors", "sharded"),
+    Case("a folder for an index", replaced(INDEX, Path.mkdir), "not a regular file", "sharded"),
+]
+
+
+def config_with(fields: dict[str, Any]) -> Callable[[Path], object]:
+    return lambda folder: (folder / "config.json").write_text(json.dumps(RAW | fields))
+
+
+CONFIG = [
+    Case("no config.json", gone("config.json"), "no config.json"),
+    Case("a pipe for config.json", replaced("config.json", os.mkfifo), "no config.json"),
+    Case("a folder for config.json", replaced("config.json", Path.mkdir), "no config.json"),
+    *(
+        Case(f"a config.json that is {content[:20]!r}", text("config.json", content), r"config\.json: cannot be read")
+        for content in ("", "{", "[" * 100_000, "[1]", "3", '"x"', "\xff", '{"a": 1, "a": 2}', "null", "1" * 10_000)
+    ),
+    *(
+        Case(f"config.json with {json.dumps(fields)[:90]}", config_with(fields), rf"config\.json: .*{words}")
+        for fields, words in REFUSED
+    ),
+    Case("layers without end", config_with({"num_hidden_layers": 2**31 - 1, "head_dim": 24}), "layers.3.*missing"),
+]
+
+
+def other_vocabulary(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["zz"] = 300
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+TOKENIZER = [
+    Case("no tokenizer.json", gone("tokenizer.json"), "no tokenizer.json"),
+    Case("a pipe for tokenizer.json", replaced("tokenizer.json", os.mkfifo), "no tokenizer.json"),
+    Case("another model's tokenizer.json", other_vocabulary, "ids up to 300.*ends at 299.*another model"),
+    *(
+        Case(f"a tokenizer.json that is {content[:20]!r}", text("tokenizer.json", content), "tokenizer.json: cannot be")
+        for content in ("", "{}", "[]", "\xff", "[" * 100_000, '{"version": "1.0", "model": {"type": "BPE"}}')
+    ),
+]
+
+
+def gguf(
+    change: dict[str, Any] | None = None,
+    tensors: dict[str, Any] | None = None,
+    bytes_: Callable[[bytes], bytes] = lambda raw: raw,
+) -> Callable[[Path], None]:
+    """A GGUF file in place of the folder's weights, with other metadata, tensors or bytes."""
+
+    def damage(folder: Path) -> None:
+        original, path = save_pair(folder / "made", num_hidden_layers=1)
+        metadata, stored = contents(original, "llama", _tokenizer_of(path))
+        metadata = {key: value for key, value in (metadata | (change or {})).items() if value is not None}
+        stored = {name: value for name, value in (stored | (tensors or {})).items() if value is not None}
+        write(path, metadata, stored)
+        (folder / "model.gguf").write_bytes(bytes_(path.read_bytes()))
+        shutil.rmtree(folder / "made")
+
+    return damage
+
+
+def _tokenizer_of(path: Path) -> dict[str, Any]:
+    from tinymi.sources.gguf_file import Numbers, read
+
+    found = {key: value for key, value in read(path).metadata.items() if key.startswith("tokenizer")}
+    return {
+        key: value.values.tolist() if isinstance(value, Numbers) else list(value) if isinstance(value, tuple) else value
+        for key, value in found.items()
+    }
+
+
+OTHER_TYPE = {"blk.0.ffn_gate.weight": np.ones((96, 64), np.int32)}
+GGUF = [
+    Case("an empty GGUF file", gguf(bytes_=lambda raw: b""), "not a GGUF file", "gguf"),
+    Case("another magic", gguf(bytes_=lambda raw: b"GGML" + raw[4:]), "begins with b'GGML'", "gguf"),
+    Case("cut in the metadata", gguf(bytes_=lambda raw: raw[:200]), "truncated", "gguf"),
+    Case("cut in the tensors", gguf(bytes_=lambda raw: raw[:-100]), "truncated", "gguf"),
+    Case("another architecture", gguf({"general.architecture": "gemma3"}), "gemma3.*llama, qwen2, qwen3", "gguf"),
+    Case("experts", gguf({"llama.expert_count": 8}), "expert_count is 8", "gguf"),
+    Case("a type without numbers", gguf(tensors=OTHER_TYPE), "'blk.0.ffn_gate.weight' is of type I32", "gguf"),
+    Case("no vocabulary", gguf({"tokenizer.ggml.tokens": None}), "tokenizer.ggml.tokens is missing", "gguf"),
+    Case("a tensor missing in GGUF", gguf(tensors={"output_norm.weight": None}), "output_norm.weight' is mis", "gguf"),
+]
+
+CASES = [*SAFETENSORS, *SHARDED, *CONFIG, *TOKENIZER, *GGUF]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        "single": save_variant(tmp_path_factory.mktemp("single"), "llama-free-head"),
+        "sharded": save_variant(tmp_path_factory.mktemp("sharded"), "llama-sharded"),
+        "gguf": tmp_path_factory.mktemp("gguf"),
+    }
+
+
+@pytest.fixture(scope="module")
+def broken(good: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What each case gives as --model."""
+    folders = []
+    for number, case in enumerate(CASES):
+        folder = tmp_path_factory.mktemp(f"case{number}") / "model"
+        shutil.copytree(good[case.kind], folder)
+        case.damage(folder)
+        folders.append(folder / "model.gguf" if case.kind == "gguf" else folder)
+    return folders
+
+
+def test_the_undamaged_checkpoints_are_good(good: dict[str, Path], tmp_path: Path) -> None:
+    gguf()(tmp_path)
+    for source in (good["single"], good["sharded"], tmp_path / "model.gguf"):
+        model = tinymi.load(source)
+        assert np.isfinite(model(model.to_tokens("abc"))).all()
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case.name for case in CASES])
+def test_a_broken_checkpoint_is_refused(number: int, broken: list[Path]) -> None:
+    with pytest.raises(tinymi.TinymiError, match=rf"(?s){CASES[number].words}") as caught:
+        tinymi.load(broken[number])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert 40 < len(message) < 700, message
+
+
+def test_a_lesson_says_so_in_one_line_and_exits_with_2(broken: list[Path], tmp_path: Path) -> None:
+    runs = [["--model", str(source)] for source in broken]
+    for case, done in zip(CASES, run_lesson_often("00_quick_start", runs, tmp_path), strict=True):
+        assert done.returncode == 2, f"{case.name}: {done.stderr}"
+        assert len(done.stderr.splitlines()) == 1, f"{case.name}: {done.stderr}"
+        assert done.stderr.startswith("error: ")
+        assert re.search(case.words, done.stderr), f"{case.name}: {done.stderr}"
+        assert "Model:" not in done.stdout
+
+
+# --- what looks broken and is not ------------------------------------------------------------------------------
+
+
+def test_a_file_cut_at_any_boundary_is_refused(tmp_path: Path) -> None:
+    path = weights(save_variant(tmp_path, "llama-free-head"))
+    whole = path.read_bytes()
+    found, data = parts(path)
+    start = len(whole) - len(data)
+    ends = {start + at for name, entry in found.items() if name != "__metadata__" for at in entry["data_offsets"]}
+    boundaries = {*range(9), *range(start - 3, start + 1), *ends, *(end - 1 for end in ends)} - {len(whole)}
+    assert len(boundaries) > 60
+    for boundary in sorted(boundaries):
+        path.write_bytes(whole[:boundary])
+        with pytest.raises(tinymi.WeightsError, match="damaged or incomplete"):
+            tinymi.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["BOOL", "U8", "I64", "F8_E4M3"])
+def test_more_tensors_than_needed_and_odd_addresses_change_nothing(kind: str, tmp_path: Path) -> None:
+    tokens = np.arange(6)[None]
+    expected = tinymi.load(save_variant(tmp_path, "llama-free-head"))(tokens)
+    found, data = parts(weights(tmp_path))
+    extra = 8 if kind == "I64" else 3
+    for name, entry in found.items():
+        if name != "__metadata__":
+            entry["data_offsets"] = [at + extra for at in entry["data_offsets"]]
+    found["more"] = {"dtype": kind, "shape": [1 if kind == "I64" else 3], "data_offsets": [0, extra]}
+    put(weights(tmp_path), found, bytes(extra) + data)
+    assert np.array_equal(tinymi.load(tmp_path)(tokens), expected)
+
+
+def poison(folder: Path, name: str, *values: float) -> None:
+    """Put these numbers at the beginning of a tensor."""
+    found = load_file(weights(folder))
+    changed = found[name].copy()
+    changed.reshape(-1)[: len(values)] = values
+    save_file(found | {name: changed}, weights(folder))
+
+
+@pytest.mark.parametrize("kept", ["loaded", "mapped"])
+@pytest.mark.parametrize("values", [(np.nan,), (np.inf,), (-np.inf, np.inf, np.nan)])
+def test_numbers_that_are_none_are_warned_of_by_name(values: tuple[float, ...], kept: Any, tmp_path: Path) -> None:
+    poison(save_variant(tmp_path, "llama-free-head"), Q_PROJ, *values)
+    words = rf"tensor {re.escape(Q_PROJ)}: {len(values)} of 3,072 numbers are NaN or infinite"
+    with pytest.warns(tinymi.WeightsWarning, match=words), np.errstate(all="ignore"):
+        assert not np.isfinite(tinymi.load(tmp_path, weights=kept)([[1, 2]])).all()
+
+
+def test_large_numbers_are_numbers(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    poison(save_variant(tmp_path, "llama-free-head"), Q_PROJ, 3e38, -3e38)
+    tinymi.load(tmp_path)
+    assert not recwarn.list
+
+
+def test_a_lesson_says_the_warning_in_one_line(tmp_path: Path) -> None:
+    poison(save_variant(tmp_path / "model", "llama-free-head"), "model.norm.weight", np.nan)
+    (tmp_path / "out").mkdir()
+    (done,) = run_lesson_often("00_quick_start", [["--model", str(tmp_path / "model")]], tmp_path / "out")
+    assert done.returncode == 1, "the checks fail"
+    assert done.stderr.startswith("warning: tensor model.norm.weight: 1 of 32 numbers are NaN or infinite")
+    assert "Traceback" not in done.stderr
