@@ -10,6 +10,7 @@ import os
 import pty
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import termios
 import textwrap
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.gguf_files import bpe_metadata, save_pair
@@ -307,20 +309,35 @@ def test_two_processes_at_once(registry: Registry, tmp_path: Path) -> None:
     assert (said + said_too).count("another process is preparing") == 1
 
 
-def test_killed_at_random_moments_the_next_start_ends_well(registry: Registry, tmp_path: Path) -> None:
-    moments = random.Random(0)
+def killed_and_started_again(registry: Registry, home: Path, source: str, whole: float, moments: random.Random) -> None:
+    """Kill a process at a random moment of its run of `whole` seconds; the next start must end well."""
+    process = registry.start(home, source=source)
+    time.sleep(moments.uniform(0.1, 1.0) * whole)
+    if moments.random() < 0.5:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()  # and its installer lives on
+    process.communicate()
+    well(registry.start(home, source=source), home)
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize(("what", "kills"), [("the default model", 12), ("a GGUF file", 40)])
+def test_killed_at_random_moments_the_next_start_ends_well(
+    what: str, kills: int, registry: Registry, tmp_path: Path
+) -> None:
+    source = "" if what == "the default model" else repr(str(registry.gguf))
     start = time.perf_counter()
-    well(registry.start(tmp_path / "whole"), tmp_path / "whole")
+    well(registry.start(tmp_path / "whole", source=source), tmp_path / "whole")
     whole = time.perf_counter() - start
-    for attempt in range(5):
-        process = registry.start(tmp_path)
-        time.sleep(moments.uniform(0.2, 0.95) * whole)
-        if attempt % 2:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()  # and its installer lives on
-        process.communicate()
-    well(registry.start(tmp_path), tmp_path)
+
+    def some(number: int) -> None:
+        for _ in range(kills // 2):
+            killed_and_started_again(registry, tmp_path / str(number), source, whole, moments[number])
+
+    moments = [random.Random(number) for number in range(2)]
+    with ThreadPoolExecutor(2) as pool:  # two at a time, each in a cache of its own
+        list(pool.map(some, range(2)))
 
 
 EVERY_STEP = """

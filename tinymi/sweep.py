@@ -77,8 +77,9 @@ def process_pool(jobs: int) -> Executor:
     """So many worker processes on this machine, started anew (no fork), each with one BLAS thread."""
     from loky import ProcessPoolExecutor
 
-    if jobs < 1:
-        raise SweepError(f"jobs: {jobs}, but a pool has 1 worker or more; give a larger number")
+    most = 4 * (os.cpu_count() or 1)
+    if not 1 <= jobs <= most:
+        raise SweepError(f"jobs: {jobs}, but this machine takes 1 to {most} (4 per processor); give one of these")
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     pool: Executor = ProcessPoolExecutor(max_workers=jobs, env=threads)
     return pool

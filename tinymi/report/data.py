@@ -83,11 +83,11 @@ def require_writable(path: str, option: str) -> None:
     """Refuse a file that could not be written at the end, before the work begins."""
     target = Path(path)
     folder = target.parent
-    if target.is_dir():
-        raise InputError(f"{option} {path}: this is a folder; give the name of a file in it")
-    if not folder.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {folder}; create it first")
     try:
+        if target.is_dir():
+            raise InputError(f"{option} {path}: this is a folder; give the name of a file in it")
+        if not folder.is_dir():
+            raise InputError(f"{option} {path}: there is no folder {folder}; create it first")
         if target.exists() and not target.is_file():
             target.open("ab").close()
         else:
