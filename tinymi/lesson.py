@@ -320,10 +320,12 @@ class Lesson:
         import shlex
 
         words = ["python", f"lessons/{self._parser.prog}"]
+        positional = {action.dest for action in self._parser._actions if not action.option_strings}
         for name, value in options.items():
             if value == self._parser.get_default(name):
                 continue
-            words.append("--" + name.replace("_", "-"))
+            if name not in positional:
+                words.append("--" + name.replace("_", "-"))
             if value is not True:
                 words += [str(entry) for entry in (value if isinstance(value, (list, tuple)) else [value])]
         return shlex.join(words)
