@@ -296,7 +296,7 @@ lesson.section("4. The other layers")
 lesson.say(
     "Every layer runs the same lines with other weights. For each: how long the stream is at the position shown, how "
     "long what attention and the MLP add to it, and what the model would say if it ended here (the logit lens, lesson "
-    "04). Look for the layer from which on the last column says the answer."
+    "04). Look for the layer from which on it says the answer."
 )
 
 

@@ -316,6 +316,12 @@ def _tokenizer_of(path: Path) -> dict[str, Any]:
     }
 
 
+def no_size(raw: bytes) -> bytes:
+    """The last norm's one dimension set to 0."""
+    at = raw.index(b"output_norm.weight") + len("output_norm.weight") + 4  # behind the number of dimensions
+    return raw[:at] + bytes(8) + raw[at + 8 :]
+
+
 OTHER_TYPE = {"blk.0.ffn_gate.weight": np.ones((96, 64), np.int32)}
 GGUF = [
     Case("an empty GGUF file", gguf(bytes_=lambda raw: b""), "not a GGUF file", "gguf"),
@@ -325,6 +331,7 @@ GGUF = [
     Case("another architecture", gguf({"general.architecture": "gemma3"}), "gemma3.*llama, qwen2, qwen3", "gguf"),
     Case("experts", gguf({"llama.expert_count": 8}), "expert_count is 8", "gguf"),
     Case("a type without numbers", gguf(tensors=OTHER_TYPE), "'blk.0.ffn_gate.weight' is of type I32", "gguf"),
+    Case("a tensor of no size", gguf(bytes_=no_size), "'output_norm.weight' has shape \\[0\\]: sizes of 1", "gguf"),
     Case("no vocabulary", gguf({"tokenizer.ggml.tokens": None}), "tokenizer.ggml.tokens is missing", "gguf"),
     Case("a tensor missing in GGUF", gguf(tensors={"output_norm.weight": None}), "output_norm.weight' is mis", "gguf"),
 ]

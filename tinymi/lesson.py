@@ -61,6 +61,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tinymi import kernels
 from tinymi.errors import InputError, TinymiError, WeightsWarning
+from tinymi.lesson_files import read_docstring
 from tinymi.report import data, items, terminal
 from tinymi.report.tokens import Token, show_text, show_token
 
@@ -87,7 +88,7 @@ class Lesson:
     def __init__(self, docstring: str | None) -> None:
         if _in_notebook():
             docstring = _notebook_docstring()
-        self.title, self.intro = _read_docstring(docstring or "")
+        self.title, self.intro = read_docstring(docstring or "")
         self.json: dict[str, Any] = {}
         self._items: list[items.Item] = []
         self._model: dict[str, Any] = {}
@@ -121,9 +122,7 @@ class Lesson:
         who wants others edits this call: `lesson.start(["--prompt", "..."])`.
         """
         if _shell() is None:
-            sys.excepthook = _explain
-            warnings.showwarning = _show_warning
-            _never_fail_to_print()
+            speak_to_users()
         self._screen = terminal.Screen.of(sys.stdout)
         self._options = self._parser.parse_args([] if arguments is None and _in_notebook() else arguments)
         for option, path in (("--json", self._options.json), ("--html", self._options.html)):
@@ -349,23 +348,6 @@ class _Parser(ArgumentParser):
         raise InputError(f"{show_text(message)}; --help lists the options")
 
 
-def _read_docstring(docstring: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """The title (first line) and the paragraphs as (name, text); 'Name: text' is split, any other name is ''."""
-    blocks = [block for block in docstring.strip().split("\n\n") if block.strip()]
-    title, *rest = (blocks[0] if blocks else "").split("\n", 1)
-    paragraphs: list[tuple[str, str]] = []
-    for block in [*rest, *blocks[1:]]:
-        for line in block.split("\n"):
-            name, colon, text = line.strip().partition(":")
-            if colon and name[:1].isupper() and len(name) <= 30 and (text.startswith(" ") or not text):
-                paragraphs.append((name, text.strip()))
-            elif line != block.split("\n")[0] and paragraphs:
-                paragraphs[-1] = (paragraphs[-1][0], f"{paragraphs[-1][1]} {line.strip()}".strip())
-            else:
-                paragraphs.append(("", line.strip()))
-    return title.strip(), tuple(paragraphs)
-
-
 def _shell() -> Any:
     """IPython's shell, or None in plain Python."""
     ipython = sys.modules.get("IPython")
@@ -397,8 +379,10 @@ def _shows_progress() -> bool:
     return sys.stderr.isatty() or _in_notebook()
 
 
-def _never_fail_to_print() -> None:
-    """A character that the terminal's encoding lacks is spelled out instead of ending the lesson."""
+def speak_to_users() -> None:
+    """Errors and warnings in one line; a character that the terminal's encoding lacks is spelled out."""
+    sys.excepthook = _explain
+    warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -16,9 +16,10 @@ import hashlib
 import html
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinymi.report.items import (
     Attention,
@@ -40,6 +41,9 @@ from tinymi.report.items import (
 from tinymi.report.terminal import head_name, strength
 from tinymi.report.tokens import SPACE, Token, show_text, show_token
 
+if TYPE_CHECKING:
+    from tinymi.site import Built
+
 LEVELS = 10  # steps of the colour scales
 ATTENTION_BYTES = 600_000  # what attention patterns may take of a page; more layers than that are left out
 _HERE = Path(__file__).parent
@@ -50,6 +54,9 @@ _PAPER, _PLUS, _MINUS, _AMOUNT = (
     ("#f2a93b", "#8a5700"),
 )
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"
+
+
+NAVIGATION = "<!-- links of a site stand here -->"
 
 
 def page(document: Document) -> str:
@@ -64,9 +71,23 @@ def page(document: Document) -> str:
         checks_total=len(checks),
         views=[view(item, number) for number, item in enumerate(document.items)],
         style=style(),
+        navigation=NAVIGATION,
         script=_script(),
         script_hash=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
     )
+
+
+def index_page(built: Sequence["Built"], model: str | None) -> str:
+    """The page that a site begins with: every lesson, what it is about, and how it ended."""
+    from tinymi import __version__
+
+    model = "the default model, SmolLM2-135M-Instruct" if model is None else model
+    return _fill("index.html", built=built, model=model, style=style(), version=__version__)
+
+
+def navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) -> str:
+    """What takes the place of NAVIGATION: links to (file's stem, title) before and after, and to the index."""
+    return _fill("navigation.html", before=before, after=after).strip()
 
 
 def fragment(item: Item) -> str:
@@ -86,7 +107,7 @@ def _environment() -> Any:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(text=show_text, rich=_rich, token=_token, paragraphs=_paragraphs)
+    environment.filters.update(text=show_text, rich=_rich, token=_token, paragraphs=_paragraphs, sentence=_sentence)
     return environment
 
 
@@ -137,6 +158,11 @@ def _rich(text: str) -> Any:
 
 def _paragraphs(text: str) -> list[str]:
     return [" ".join(block.split()) for block in text.strip().split("\n\n")]
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if not text or text.endswith((".", "?", "!")) else ".")
 
 
 def _token(text: str) -> Any:

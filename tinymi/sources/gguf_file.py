@@ -174,6 +174,8 @@ def _tensor(cursor: _Cursor, start: int, name: str, info: tuple[tuple[int, ...],
         kind = GGMLQuantizationType(code)
     except ValueError:
         raise _BrokenError(f"tensor {name!r} has type {code}, which the installed gguf package does not know") from None
+    if not all(0 < size < 2**48 for size in shape):
+        raise _BrokenError(f"tensor {name!r} has shape {list(shape)}: sizes of 1 and more would be valid")
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if shape[-1] % block:
         raise _BrokenError(f"tensor {name!r} has rows of {shape[-1]}: {kind.name} needs a multiple of {block}")

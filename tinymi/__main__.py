@@ -1,0 +1,7 @@
+"""`python -m tinymi` is the command `tinymi`."""
+
+import sys
+
+from tinymi.command import main
+
+sys.exit(main())
