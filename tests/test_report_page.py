@@ -160,6 +160,12 @@ def test_the_picker_holds_every_head_and_starts_at_the_one_asked_for() -> None:
     assert "layer 6, head 2" in reader.text
 
 
+def test_the_picker_offers_as_many_heads_as_there_are_whatever_the_prompts_length() -> None:
+    for n_heads, n_pos in ((5, 2), (2, 6)):
+        reader = of(items.make_attention("abcdef"[:n_pos], {0: pattern(n_heads, n_pos)}, "", None))
+        assert [option["value"] for option in reader.all("option")] == [str(head) for head in range(n_heads)]
+
+
 def test_a_large_page_stays_under_a_megabyte_and_says_what_it_left_out() -> None:
     patterns = {layer: np.tile(np.eye(80), (16, 1, 1)) for layer in range(30)}
     text = page(Document("T", (), "", {}, {}, (items.make_attention(["x"] * 80, patterns, "", [(29, 3)]),), "0"))

@@ -32,8 +32,8 @@ TERMS = (
     Term(
         "activation patching",
         "Two prompts that differ in what the answer depends on, clean and corrupted; one activation of the one run is "
-        "put into the other, and the share of the answer that comes back says what this activation carries. Also called "
-        "causal tracing when the corruption is noise, interchange intervention in other work.",
+        "put into the other, and the share of the answer that comes back says what this activation carries. Also "
+        "called causal tracing when the corruption is noise, interchange intervention in other work.",
         ("08",),
         "Vig et al. 2020; Meng et al. 2022; Zhang and Nanda 2023",
     ),
@@ -53,8 +53,8 @@ TERMS = (
     ),
     Term(
         "attention pattern",
-        "For each head and each position (query), the shares of attention that earlier positions (keys) get: the softmax "
-        "of the scores. Each row sums to 1, and nothing goes to the future.",
+        "For each head and each position (query), the shares of attention that earlier positions (keys) get: the "
+        "softmax of the scores. Each row sums to 1, and nothing goes to the future.",
         ("00", "07"),
         "Vaswani et al. 2017",
     ),
@@ -80,15 +80,15 @@ TERMS = (
     ),
     Term(
         "clean, corrupted, patched run",
-        "The three runs of activation patching: the prompt with the answer of interest, one like it with another answer, "
-        "and one of these with an activation of the other.",
+        "The three runs of activation patching: the prompt with the answer of interest, one like it with another "
+        "answer, and one of these with an activation of the other.",
         ("08",),
     ),
     Term(
         "direct logit attribution",
         "The last residual stream is a sum of what every component wrote, so a logit difference is a sum of their "
-        "contributions, once the final norm's scale is taken as given. It is bookkeeping: it sees what a component writes "
-        "to the output directly, not what it causes through later ones.",
+        "contributions, once the final norm's scale is taken as given. It is bookkeeping: it sees what a component "
+        "writes to the output directly, not what it causes through later ones.",
         ("03", "05"),
         "Elhage et al. 2021",
     ),
@@ -124,8 +124,8 @@ TERMS = (
     ),
     Term(
         "indirect object identification",
-        "The task of naming who is given something: 'When Mary and John went to the store, John gave a drink to' has the "
-        "answer Mary. The measure is the logit of the indirect object minus that of the subject.",
+        "The task of naming who is given something: 'When Mary and John went to the store, John gave a drink to' has "
+        "the answer Mary. The measure is the logit of the indirect object minus that of the subject.",
         ("05",),
         "Wang et al. 2022",
     ),
@@ -138,7 +138,7 @@ TERMS = (
     ),
     Term(
         "key-value cache",
-        "Keys and values of earlier positions, kept while text is generated, so that a step computes one position only.",
+        "Keys and values of earlier positions, kept while text is generated: a step then computes only one position.",
         ("11",),
     ),
     Term(
@@ -155,8 +155,8 @@ TERMS = (
     ),
     Term(
         "logit",
-        "The model's score for a token as the next one, before the softmax. A difference of two logits is the logarithm "
-        "of the ratio of the two probabilities.",
+        "The model's score for a token as the next one, before the softmax. A difference of two logits is the "
+        "logarithm of the ratio of the two probabilities.",
         ("00",),
     ),
     Term(
@@ -174,7 +174,7 @@ TERMS = (
     Term(
         "MLP",
         "The part of a layer that works on each position alone: neurons that read the residual stream and write to it. "
-        "In LLaMA and Qwen it is a SwiGLU.",
+        "In LLaMA and Qwen it is SwiGLU.",
         ("02", "11"),
     ),
     Term(
@@ -186,8 +186,8 @@ TERMS = (
     ),
     Term(
         "neuron",
-        "One of the d_mlp numbers of an MLP, silu(pre) * pre_linear (`mlp.hook_post`): it reads with a column of W_gate "
-        "and of W_in, and writes a row of W_out. A dimension of the residual stream is not a neuron.",
+        "One of the d_mlp numbers of an MLP, silu(pre) * pre_linear (`mlp.hook_post`): it reads with a column of "
+        "W_gate and of W_in, and writes a row of W_out. A dimension of the residual stream is not a neuron.",
         ("02",),
     ),
     Term(
@@ -212,8 +212,8 @@ TERMS = (
     ),
     Term(
         "RMSNorm",
-        "Dividing the residual stream by its root mean square before each part reads it, times a learned weight. No mean "
-        "is taken out, unlike in LayerNorm.",
+        "Dividing the residual stream by its root mean square before each part reads it, times a learned weight. No "
+        "mean is taken out, unlike in LayerNorm.",
         ("11",),
         "Zhang and Sennrich 2019",
     ),
@@ -226,8 +226,8 @@ TERMS = (
     ),
     Term(
         "S-inhibition head",
-        "A head that looks from the end of the prompt to the subject's second occurrence and keeps the name movers from "
-        "looking at the subject; it hardly writes to the logits itself.",
+        "A head that looks from the end of the prompt to the subject's second occurrence and keeps the name movers "
+        "from looking at the subject; it hardly writes to the logits itself.",
         ("05",),
         "Wang et al. 2022",
     ),
@@ -253,8 +253,8 @@ TERMS = (
     ),
     Term(
         "tuned lens",
-        "The logit lens with an affine map, learned for each layer, in front: it reads what a layer knows in a form that "
-        "the end of the model would not understand yet.",
+        "The logit lens with an affine map, learned for each layer, in front: it reads what a layer knows in a form "
+        "that the end of the model would not understand yet.",
         ("06",),
         "Belrose et al. 2023",
     ),

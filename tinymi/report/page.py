@@ -289,7 +289,7 @@ def _attention(item: Attention) -> dict[str, Any]:
         "rows": rows,
         "payload": payload,
         "start": (layers.index(layer), head),
-        "n_heads": len(pattern),
+        "n_heads": len(item.patterns[layer]),
         "shown": [
             (layers.index(one), other, head_name(item, one, other)) for one, other in item.shown if one in layers
         ],
