@@ -37,12 +37,17 @@ def run_lesson(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run_lesson_often(
     name: str, runs: Sequence[Sequence[str]], folder: Path, **environment: str
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run `lessons/NAME.py` once per list of arguments. folder: an empty one, for what the runs print."""
+    """Run `lessons/NAME.py` once per list of arguments.
+
+    folder: an empty one, for what the runs print; files that they write under relative names land in its `work`.
+    """
     lesson = str(ROOT / "lessons" / f"{name}.py")
+    (folder / "work").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER, lesson, str(folder)],
         input=json.dumps([list(arguments) for arguments in runs]),
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        cwd=folder / "work",
         capture_output=True,
         text=True,
         timeout=1200,

@@ -62,6 +62,7 @@ def test_a_lesson_takes_or_refuses_any_value(lesson: str, tiny_folder: Path, tmp
             page = Path(run[-1]).read_text("utf-8")
             assert not RAW.search(page), shown
             assert "<script>alert" not in page, shown
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_what_all_lessons_take(tiny_folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -141,18 +142,25 @@ class Journal:
         try:
             self._lock = FileLock(f"{self.path}.lock")
             self._lock.acquire(timeout=0)
-            lines = self._complete_lines()
-            self._file = self.path.open("a", encoding="utf-8")
         except Timeout:
             raise SweepError(
                 f"{self.path}: another sweep is writing to it; wait for its end or name another file"
             ) from None
         except OSError as error:
-            raise SweepError(f"{self.path}: cannot be written ({error.strerror}); name another file") from None
-        if lines:
-            self._check_head(lines[0])
-            self._read(lines[1:])
-        else:
+            raise self._not_writable(error) from None
+        try:
+            lines = self._complete_lines()
+            if lines:
+                self._check_head(lines[0])
+                self._read(lines[1:])
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            self._unlock()
+            raise self._not_writable(error) from None
+        except SweepError:
+            self._unlock()
+            raise
+        if not lines:
             self._append({"sweep": dict(self.about)})
 
     def add(self, key: str, result: Any) -> None:
@@ -162,8 +170,16 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        """Unlink first: after the release another sweep may hold a lock of that name."""
+        with suppress(PermissionError):  # Windows does not unlink an open file; filelock does it there
+            Path(f"{self.path}.lock").unlink(missing_ok=True)
         self._lock.release()
-        Path(f"{self.path}.lock").unlink(missing_ok=True)
+
+    def _not_writable(self, error: OSError) -> SweepError:
+        return SweepError(f"{self.path}: cannot be written ({error.strerror}); name another file")
 
     def _complete_lines(self) -> list[str]:
         """The file's lines; a last one that was cut off while it was written is taken away."""
