@@ -1,5 +1,6 @@
-"""Models that many tests share: the default model, and a tiny random one."""
+"""How many threads a test process has, and models that many tests share: the default one, and a tiny random one."""
 
+import os
 from pathlib import Path
 
 import tinymi
@@ -9,6 +10,14 @@ from tinymi.sources import default_model as pinned
 from tinymi.sources import folder_for
 
 import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes that run the tests share the processors. Each of them, and every script that it starts, would
+    otherwise have as many threads as there are processors, and these would wait for each other."""
+    n_threads = (os.cpu_count() or 1) // (getattr(config.option, "numprocesses", None) or 1)
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(max(1, n_threads)))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
 """tinymi: see what happens inside a language model, in NumPy alone."""
 
-from tinymi import kernels
+from tinymi import allocator, kernels
 
 kernels.choose()  # before anything loads NumPy
+allocator.keep_freed_memory()
 
 from tinymi.config import Config
 from tinymi.errors import (

@@ -11,6 +11,8 @@ Names and axes are TransformerLens'.
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from tinymi.arrays import Array
 from tinymi.errors import HookError, NotCachedError
@@ -83,8 +85,9 @@ Callback = Callable[[Array, HookPoint], Array | None]
 NameFilter = str | Iterable[str] | Callable[[str], bool] | None
 
 
-def hook_points(layers: range, *, embed: bool = True, unembed: bool = True) -> dict[str, HookPoint]:
-    """Full name -> point, in order of execution, for a run through `layers`.
+@lru_cache
+def hook_points(layers: range, *, embed: bool = True, unembed: bool = True) -> Mapping[str, HookPoint]:
+    """Full name -> point, in order of execution, for a run through `layers`. Made once for all such runs.
 
     embed, unembed: whether the run begins with the embedding and ends with the final norm and the logits.
     """
@@ -93,7 +96,7 @@ def hook_points(layers: range, *, embed: bool = True, unembed: bool = True) -> d
     found = [HookPoint(point.template, None, point) for point in outside[:1] if embed]
     found += [HookPoint(p.template.format(layer=layer), layer, p) for layer in layers for p in in_block]
     found += [HookPoint(point.template, None, point) for point in outside[1:] if unembed]
-    return {hook.name: hook for hook in found}
+    return MappingProxyType({hook.name: hook for hook in found})
 
 
 def get_act_name(short: str, layer: int | None = None, layer_type: str | None = None) -> str:

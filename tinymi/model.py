@@ -25,7 +25,7 @@ from tinymi.weights import AnyWeights, BlockWeights
 import numpy as np
 import numpy.typing as npt
 
-Angles = tuple[Array, Array]  # cosine and sine, each [pos, 1, d_head / 2]
+Angles = tuple[Array, Array]  # cosine and sine, see ops.rope_angles
 Positions = int | Sequence[int] | slice | None
 
 

@@ -26,7 +26,7 @@ def linear(x: Array, W: Array, b: Array | None = None) -> Array:
 
 def rms(x: Array, eps: float) -> Array:
     """The root mean square of each row: [..., d] -> [..., 1]."""
-    scale: Array = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + eps)
+    scale: Array = np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + eps)
     return scale
 
 
@@ -47,9 +47,10 @@ def softmax(x: Array) -> Array:
 
 
 def silu(x: Array) -> Array:
-    """x * sigmoid(x) (Elfwing et al. 2017), the gate's non-linearity in SwiGLU (Shazeer 2020)."""
+    """x * sigmoid(x) = x / (1 + exp(-x)) (Elfwing et al. 2017), the gate's non-linearity in SwiGLU (Shazeer 2020)."""
+    y: Array = np.negative(x)
     with np.errstate(over="ignore"):  # exp(-x) may reach infinity; x / infinity is the right limit, 0
-        y: Array = np.exp(-x)
+        np.exp(y, out=y)
     y += 1
     return np.divide(x, y, out=y)
 
@@ -60,7 +61,8 @@ def causal_mask(n_query: int, n_key: int, dtype: npt.DTypeLike = np.float32) -> 
     The queries are the last `n_query` of the `n_key` positions.
     """
     future = np.arange(n_key) > np.arange(n_key - n_query, n_key)[:, None]
-    return np.where(future, -math.inf, 0.0).astype(dtype)
+    zero = np.zeros((), dtype)
+    return np.where(future, zero - math.inf, zero)
 
 
 def rope_frequencies(config: Config) -> Array:
@@ -83,13 +85,21 @@ def rope_frequencies(config: Config) -> Array:
 
 
 def rope_angles(config: Config, start: int, stop: int, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
-    """Cosine and sine of RoPE's angle for positions start to stop - 1: each [pos, 1, d_head / 2]."""
-    angles = np.arange(start, stop, dtype=np.float32)[:, None, None] * rope_frequencies(config)
-    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+    """Cosine and sine of RoPE's angle for positions start to stop - 1: [pos, 1, 1, d_head / 2], and the sine twice,
+    first with a minus: [pos, 1, 2, d_head / 2]. Neighbours along pos lie together in memory, as `linear` gives them.
+    """
+    angles = rope_frequencies(config)[:, None] * np.arange(start, stop, dtype=np.float32)  # [d_head / 2, pos]
+    cos, sin = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+    return cos.T[:, None, None], np.stack([-sin, sin]).transpose(2, 0, 1)[:, None]
 
 
 def rope(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary position embedding (Su et al. 2021): number i of a head is paired with number i + d_head / 2,
-    and each pair is turned by an angle that grows with the position. x is [batch, pos, heads, d_head]."""
-    a, b = np.split(x, 2, axis=-1)
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    """Rotary position embedding (Su et al. 2021): number i of a head and number i + d_head / 2 are a pair (a, b), and
+    each pair is turned by an angle that grows with the position: (a cos - b sin, b cos + a sin).
+
+    x is [batch, pos, heads, d_head], cos and sin are as `rope_angles` gives them.
+    """
+    pairs = x.reshape(*x.shape[:-1], 2, -1)  # [batch, pos, heads, 2, d_head / 2]
+    turned = pairs * cos
+    turned += pairs[..., ::-1, :] * sin
+    return turned.reshape(x.shape)

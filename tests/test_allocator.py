@@ -1,0 +1,61 @@
+"""Freed memory is kept where glibc can be told so, and one's own choice stays."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+from tinymi.allocator import KEPT, OF_THEIR_OWN, keep_freed_memory
+
+import pytest
+
+ARRAYS = """
+import resource, sys
+{before}
+import numpy as np
+def faults():
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        a, b = np.ones(700_000, np.float32), np.ones(700_000, np.float32)  # 2.8 MB each
+        del a, b
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start
+faults()
+print(faults())
+"""
+
+
+def page_faults(before: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", ARRAYS.format(before=before)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not keep_freed_memory({}), reason="another C library than glibc")
+def test_arrays_of_a_forward_pass_are_made_without_new_pages() -> None:
+    assert page_faults("") > 5000  # so it would be
+    assert page_faults("import tinymi") < 100
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_ones_own_choice_stays(name: str) -> None:
+    calls: list[tuple[int, int]] = []
+    assert not keep_freed_memory({name: ""}, SimpleNamespace(mallopt=lambda *call: calls.append(call)))
+    assert calls == []
+
+
+def test_what_glibc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    told: dict[int, int] = {}
+    glibc = SimpleNamespace(mallopt=lambda name, value: told.update({name: value}) or 1)
+    assert keep_freed_memory({}, glibc)
+    assert told == {-1: KEPT, -3: OF_THEIR_OWN}
+
+
+@pytest.mark.parametrize("libc", [SimpleNamespace(), SimpleNamespace(mallopt=lambda name, value: 0)])
+def test_a_library_that_cannot_or_will_not_is_no_error(libc: object) -> None:
+    assert not keep_freed_memory({}, libc)
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory({}, SimpleNamespace(mallopt=lambda name, value: 1))
