@@ -133,7 +133,7 @@ def _check_entry(file: GGUFFile, entry: Entry) -> None:
     if tensor.shape != entry.shape:
         raise file.refuse(f"tensor {entry.stored!r} has shape {list(tensor.shape)}, expected {list(entry.shape)}")
     try:
-        dequantize(tensor.data[:1], tensor.kind)
+        _dequantized(tensor, 0, 1)
     except NotImplementedError:
         raise file.refuse(
             f"tensor {entry.stored!r} is of type {tensor.kind.name}, which the gguf package cannot read back",
@@ -161,9 +161,14 @@ def _write_safetensors(path: Path, file: GGUFFile, entries: list[Entry], d_head:
 def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
     rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
     for start in range(0, len(tensor.data), rows_at_once):
-        with np.errstate(all="ignore"):  # what is NaN or infinite stays so, and is warned of by name at each loading
-            rows = dequantize(tensor.data[start : start + rows_at_once], tensor.kind)
+        rows = _dequantized(tensor, start, start + rows_at_once)
         yield np.ascontiguousarray(_halves(rows, d_head) if paired else rows, dtype="<f4")
+
+
+def _dequantized(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+    """Some rows in float32. What is NaN or infinite stays so, and is warned of by its name at each loading."""
+    with np.errstate(all="ignore"):
+        return np.asarray(dequantize(tensor.data[start:stop], tensor.kind))
 
 
 def _halves(rows: NDArray[np.float32], d_head: int) -> NDArray[np.float32]:

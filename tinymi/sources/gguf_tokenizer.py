@@ -80,6 +80,13 @@ def _numbers(file: GGUFFile, key: str, kind: str) -> list[float]:
     return list(found.values.tolist())
 
 
+def _flag(file: GGUFFile, key: str, *, default: bool) -> bool:
+    value = file.metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise file.refuse(f"{key} is {str(value)[:40]!r}: true or false would be valid")
+    return value
+
+
 # ---- byte-level BPE
 
 
@@ -128,7 +135,7 @@ def _sentencepiece(file: GGUFFile) -> Tokenizer:
         byte_fallback=True,
     )
     tokenizer = Tokenizer(model)
-    prefix = bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = _flag(file, "tokenizer.ggml.add_space_prefix", default=True)
     scheme = "first" if prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -182,7 +189,7 @@ def _add_ends(file: GGUFFile, tokenizer: Tokenizer) -> None:
 
 
 def _end(file: GGUFFile, name: str, *, default: bool) -> list[str]:
-    wanted = file.metadata.get(f"tokenizer.ggml.add_{name}_token", default)
+    wanted = _flag(file, f"tokenizer.ggml.add_{name}_token", default=default)
     index = token_id(file, f"{name}_token")
     if wanted and index is None:
         raise file.refuse(f"the file wants a {name} token around every text, but has no tokenizer.ggml.{name}_token_id")
