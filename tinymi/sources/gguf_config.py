@@ -159,8 +159,8 @@ def _rope_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | No
     found = dequantize(tensor.data, tensor.kind).ravel().astype(np.float64)
     if np.all(found == 1.0):
         return None
-    if not np.all((found >= 1.0) & (found < 1e30)):
-        raise file.refuse("rope_freqs.weight holds factors below 1 or without end: LLaMA 3's scaling has none of these")
+    if not np.all((found > 0.0) & (found < 1e30)):
+        raise file.refuse("rope_freqs.weight holds factors that are no positive numbers")
     scaling: dict[str, Any] = {"rope_type": "llama3", "factor": float(str(np.float32(found.max())))}
     scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     if not np.allclose(found, llama3_factors(config, scaling), rtol=1e-5, atol=0.0):
