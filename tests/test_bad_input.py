@@ -541,6 +541,12 @@ GGUF = [
 CASES = [*SAFETENSORS, *SHARDED, *CONFIG, *TOKENIZER, *GGUF]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GGUF files of the table are not converted into the user's cache."""
+    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
@@ -634,6 +640,13 @@ def test_numbers_that_are_none_are_warned_of_by_name(values: tuple[float, ...], 
     words = rf"tensor {re.escape(Q_PROJ)}: {len(values)} of 3,072 numbers are NaN or infinite"
     with pytest.warns(tinymi.WeightsWarning, match=words), np.errstate(all="ignore"):
         assert not np.isfinite(tinymi.load(tmp_path, weights=kept)([[1, 2]])).all()
+
+
+def test_numbers_too_large_for_float32_are_warned_of_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    found = load_file(weights(save_variant(tmp_path, "llama-free-head")))
+    save_file(found | {Q_PROJ: found[Q_PROJ].astype(np.float64) * 1e300}, weights(tmp_path))
+    tinymi.load(tmp_path)
+    assert [str(warning.message).split(":")[0] for warning in recwarn.list] == [f"tensor {Q_PROJ}"]
 
 
 def test_large_numbers_are_numbers(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -265,8 +265,8 @@ def test_a_tokenizer_that_fails_when_it_is_used_says_so(tmp_path: Path, capfd: p
     with pytest.raises(TokenizerError, match="cannot be read"):
         Tokenizer.from_folder(tmp_path, d_vocab=400)
     assert capfd.readouterr().err == "", "the panic itself is not printed"
-    with pytest.raises(TokenizerError, match=r"cannot decode ids \[1\]"):
-        Tokenizer(backwards).to_string([1])
+    with pytest.raises(TokenizerError, match="cannot decode ids"):
+        Tokenizer(backwards).to_string([backwards.token_to_id("a")])
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
