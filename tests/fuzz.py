@@ -11,6 +11,7 @@ stops the run, which writes the input down. The test suite does the same for som
 
 import contextlib
 import gc
+import io
 import shutil
 import sys
 import tempfile
@@ -24,16 +25,17 @@ from typing import Any
 
 import tinymi
 from tests import mutations
-from tests.checkpoints import save_tiny
-from tests.gguf_files import save_pair
+from tests.checkpoints import byte_tokenizer, save_tiny
+from tests.gguf_files import save_pair, sentencepiece_metadata
 from tinymi.config import Config
-from tinymi.sources import gguf, gguf_config, gguf_file, gguf_tokenizer
+from tinymi.sources import gguf, gguf_file
 from tinymi.tensor_files import INDEX
 from tinymi.tokenizer import Tokenizer
 from tinymi.weights import Weights
 
 import numpy as np
 from safetensors.numpy import load_file
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 
 SMALL: dict[str, Any] = {
     "hidden_size": 8,
@@ -63,6 +65,7 @@ class Target:
         self.file.write_bytes(data)
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)  # NumPy's: a second line on the user's terminal
                 warnings.simplefilter("ignore", tinymi.WeightsWarning)
                 self.read()
         except tinymi.TinymiError as error:
@@ -77,18 +80,34 @@ def targets(folder: Path) -> dict[str, Target]:
     """Every target, around files that are made in `folder`."""
     weights, config, tokenizer = (save_tiny(folder / name, **SMALL) for name in ("weights", "config", "tokenizer"))
     sharded = save_tiny(folder / "sharded", save={"max_shard_size": "1KB"}, **SMALL)
-    _, file = save_pair(
-        folder / "gguf", **{name: SMALL[name] for name in SMALL if name not in ("head_dim", "vocab_size")}
-    )
+    rich_tokenizer().save(str(tokenizer / "tokenizer.json"))
+    sizes = {name: SMALL[name] for name in SMALL if name not in ("head_dim", "vocab_size")}
+    _, bpe = save_pair(folder / "gguf", **sizes)
+    _, pieces = save_pair(folder / "pieces", tokenizer=sentencepiece_metadata(), **sizes)
     made = {
         "safetensors": Target(weights / "model.safetensors", lambda: read_safetensors(weights), mutations.safetensors),
         "index": Target(sharded / INDEX, lambda: Weights.from_folder(sharded, Config.from_folder(sharded))),
         "config": Target(config / "config.json", lambda: read_config(config)),
         "tokenizer": Target(tokenizer / "tokenizer.json", lambda: read_tokenizer(tokenizer)),
-        "gguf": Target(file, lambda: read_gguf(file), mutations.some_bytes),
+        "gguf": Target(bpe, lambda: read_gguf(bpe), mutations.some_bytes),
+        "gguf-sentencepiece": Target(pieces, lambda: read_gguf(pieces), mutations.some_bytes),
     }
     for target in made.values():
         shutil.copy(target.file, target.file.with_name(target.file.name + ".good"))
+    return made
+
+
+def rich_tokenizer() -> Any:
+    """One with every kind of step that LLaMA's and Qwen's have."""
+    made = byte_tokenizer()
+    made.normalizer = normalizers.Sequence([normalizers.Replace("\u00a0", " "), normalizers.NFC()])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\p{N}|\s+"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    made.add_special_tokens(["<s>"])
+    first = ("<s>", made.token_to_id("<s>"))
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
+    made.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     return made
 
 
@@ -114,20 +133,25 @@ def read_config(folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> None:
-    """Whatever is read gives ids of the vocabulary, or refuses the prompt."""
-    ids = Tokenizer.from_folder(folder, d_vocab=258).to_tokens("Ünder the sea. 42")
+    """Whatever is read gives ids of the vocabulary and a text for each, or refuses the prompt."""
+    tokenizer = Tokenizer.from_folder(folder, d_vocab=258)
+    ids = tokenizer.to_tokens("Ünder the sea. 42")
     assert ids.min() >= 0
     assert ids.max() < 258
+    assert len(tokenizer.to_str_tokens(ids[0])) == ids.size
+    tokenizer.to_string(ids[0])
 
 
 def read_gguf(file: Path) -> None:
-    """All that happens before the conversion, and the conversion of the first numbers."""
+    """Whatever is converted can be loaded; so that the next start is not refused what this one wrote."""
     found = gguf_file.read(file)
-    config = gguf_config.config_of(found)
-    gguf.entries_of(found, config)
-    tokenizer, _ = gguf_tokenizer.tokenizer_of(found)
-    tokenizer.encode("Ünder the sea. 42")
-    Config.from_dict(config)
+    target = file.parent / "converted"
+    target.mkdir(exist_ok=True)
+    with contextlib.redirect_stderr(io.StringIO()):  # it says that it converts
+        gguf.convert(found, target)
+    config = Config.from_folder(target)
+    Weights.from_folder(target, config)
+    Tokenizer.from_folder(target, config.d_vocab).to_tokens("Ünder the sea. 42")
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 Every row ends in an error of the family, in one line that says what is wrong; the lesson prints that line alone and
 exits with 2. What a row calls broken was a good checkpoint before, and is loaded as such below the table.
 The hub's and the default model's cases are tables in their own tests (test_sources_hub.py, test_sources_default.py),
-those of hooks and prompts in test_hooks.py, test_tokenizer.py and test_model.py.
+those of wrong use (tokens, prompts, hooks, settings) in test_bad_use.py.
 """
 
 import json
@@ -74,6 +74,17 @@ def cut(keep: Callable[[int, int], int]) -> Callable[[Path], None]:
 def length(size: int) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         put(weights(folder), *parts(weights(folder)), size=size)
+
+    return damage
+
+
+def grown(by: int | None) -> Callable[[Path], None]:
+    """State a longer header: by so many bytes, or up to the file's end."""
+
+    def damage(folder: Path) -> None:
+        found, data = parts(weights(folder))
+        text = json.dumps(found).encode()
+        put(weights(folder), text, data, size=len(text) + (len(data) if by is None else by))
 
     return damage
 
@@ -164,6 +175,14 @@ SAFETENSORS = [
     Case("a header of no JSON", raw_header(lambda text: text[:-2]), "damaged or incomplete"),
     Case("a header that is a list", raw_header(lambda text: b"[" + text + b"]"), "damaged or incomplete"),
     Case("a header nested deeply", raw_header(lambda text: b"[" * 100_000), "damaged or incomplete"),
+    *(
+        Case(f"a header of {size:,} bytes", length(size), "damaged or incomplete")
+        for size in (2**31, 2**40, 2**63 - 9, 2**63 - 1, 2**64 - 8, 10**8, 10**8 + 1)
+    ),
+    Case("a header that reaches into the data", grown(1), "damaged or incomplete"),
+    Case("a header that ends where the file does", grown(None), "damaged or incomplete"),
+    Case("a name with half a character", raw_header(lambda t: t.replace(b"norm.w", b"norm.\\ud800w")), "damaged or"),
+    Case("a type twice", raw_header(lambda t: t.replace(b'{"dtype"', b'{"dtype": "F64", "dtype"', 1)), "damaged or"),
     Case("a name twice", raw_header(twice), f"names '{re.escape(NORM)}' twice"),
     Case("overlapping tensors", header(shift), "damaged or incomplete"),
     Case("a tensor behind the end", entry(data_offsets=[10**9, 10**9 + 128]), "damaged or incomplete"),
@@ -173,9 +192,22 @@ SAFETENSORS = [
     Case("offsets that are no numbers", entry(data_offsets=["0", "128"]), "damaged or incomplete"),
     Case("offsets missing", header(lambda found: found[NORM].pop("data_offsets")), "damaged or incomplete"),
     Case("a shape that overflows", entry(shape=[2**40, 2**40]), "damaged or incomplete"),
+    *(
+        Case(f"a shape like {shape}", entry(shape=shape), "damaged or incomplete")
+        for shape in ([2**63, 2], [2**64], [2**32, 2**32, 0], [], "32", None, [True] * 32)
+    ),
+    Case("a shape of too many axes", entry(shape=[1] * 40 + [32]), r"has shape \[1, 1, 1.*asks for \[32\]"),
     Case("a shape larger than its data", entry(shape=[33]), "damaged or incomplete"),
     Case("a shape below zero", entry(shape=[-32]), "damaged or incomplete"),
     Case("a shape of fractions", entry(shape=[32.5]), "damaged or incomplete"),
+    *(
+        Case(f"offsets like {at}", entry(data_offsets=at), "damaged or incomplete")
+        for at in ([0], [0, 1, 2], None, [0.0, 128.0], [1e300, 1e301])
+    ),
+    *(
+        Case(f"a type like {kind!r}", entry(dtype=kind), "damaged or incomplete")
+        for kind in (5, None, "f32", "F8_E5M2")
+    ),
     Case("a type that does not exist", entry(dtype="F31"), "damaged or incomplete"),
     Case("another type of the same size", entry(dtype="I32"), f"tensor {re.escape(NORM)}: has type I32.*F32"),
     Case("eight bits", tensors(lambda found: found.update({NORM: np.ones(32, np.int8)})), "type I8.*not quantised"),
@@ -218,6 +250,16 @@ def in_another_shard(folder: Path) -> None:
     place(next(file.name for file in shards(folder) if file.name != where[NORM]))(folder)
 
 
+def linked(target: str) -> Callable[[Path], None]:
+    """A shard that is a link to something else."""
+
+    def damage(folder: Path) -> None:
+        (folder / "evil.safetensors").symlink_to(target)
+        place("evil.safetensors")(folder)
+
+    return damage
+
+
 def index_twice(folder: Path) -> None:
     content = (folder / INDEX).read_text().rstrip().removesuffix("}")
     (folder / INDEX).write_text(content + ', "weight_map": {}}')
@@ -244,6 +286,12 @@ SHARDED = [
         Case(f"an index that is {content[:20]!r}", text(INDEX, content), "index.json: cannot be read", "sharded")
         for content in ("", "[]", "{}", '{"weight_map": 3}', "[" * 100_000, "\xff", '{"weight_map": NaN')
     ),
+    Case("a place with a long name", place("x" * 300 + ".safetensors"), "xx.*File name too long", "sharded"),
+    Case("a place with half a character", place("\ud800.safetensors"), r"\\ud800.safetensors: there is no", "sharded"),
+    Case("a place with an escape", place("\x1b[2J\n.safetensors"), r"\\x1b\[2J .safetensors: there is no", "sharded"),
+    Case("a place that is config.json", place("config.json"), OUTSIDE, "sharded"),
+    Case("a link to another file", linked("/etc/passwd"), "evil.safetensors: cannot be read as safetensors", "sharded"),
+    Case("a link to a device", linked("/dev/zero"), "evil.safetensors: is not a regular file", "sharded"),
     Case("an index with two maps", index_twice, "names 'weight_map' twice", "sharded"),
     Case("a pipe for an index", replaced(INDEX, os.mkfifo), "not a regular file|no \\*.safetensors", "sharded"),
     Case("a folder for an index", replaced(INDEX, Path.mkdir), "not a regular file", "sharded"),
@@ -266,6 +314,24 @@ CONFIG = [
         Case(f"config.json with {json.dumps(fields)[:90]}", config_with(fields), rf"config\.json: .*{words}")
         for fields, words in REFUSED
     ),
+    Case(
+        "a config.json of UTF-16", lambda f: (f / "config.json").write_bytes(json.dumps(RAW).encode("utf-16")), "UTF-8"
+    ),
+    Case(
+        "a config.json with a byte order mark", text("config.json", "\xef\xbb\xbf{}"), r"config\.json: cannot be read"
+    ),
+    *(
+        Case(
+            f"config.json nested {depth} deep",
+            text("config.json", f'{{"layer_types": {"[" * depth}{"]" * depth}}}'),
+            "config",
+        )
+        for depth in (900, 950, 990, 3000)
+    ),
+    Case(
+        "config.json is a link to itself", replaced("config.json", lambda at: at.symlink_to("config.json")), "no config"
+    ),
+    Case("config.json with an escape in a name", config_with({"x\x1b[2J\u202e": 1}), r"x\\x1b\[2J\\u202e is 1"),
     Case("layers without end", config_with({"num_hidden_layers": 2**31 - 1, "head_dim": 24}), "layers.3.*missing"),
 ]
 
@@ -276,7 +342,76 @@ def other_vocabulary(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
+def tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    return lambda folder: edit_json(folder / "tokenizer.json", change)
+
+
+def step(part: str, **fields: Any) -> Callable[[Path], None]:
+    """One part of the tokenizer replaced."""
+    return tokenizer(lambda found: found.update({part: fields}))
+
+
+def replacing(*pairs: tuple[str, str]) -> list[dict[str, Any]]:
+    return [{"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in pairs]
+
+
+def first_token(*ids: int) -> Callable[[Path], None]:
+    """A token before every text, whose ids the file states."""
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    pair = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    special = {"<s>": {"id": "<s>", "ids": ids, "tokens": ["<s>"] * len(ids)}}
+    return step("post_processor", type="TemplateProcessing", single=single, pair=pair, special_tokens=special)
+
+
+def doubled_at_the_end(times: int) -> Callable[[Path], None]:
+    once = {"Sequence": {"id": "A", "type_id": 0}}
+    pair = [once, {"Sequence": {"id": "B", "type_id": 0}}]
+    twice = {"type": "TemplateProcessing", "single": [once, once], "pair": pair, "special_tokens": {}}
+    return step("post_processor", type="Sequence", processors=[twice] * times)
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+LONGER = r"may make a text 1,\d+,\d+.* times as long, and 100 times is the most"
 TOKENIZER = [
+    Case(
+        "a text doubled again and again",
+        step("normalizer", type="Sequence", normalizers=replacing(("a", "aa")) * 40),
+        LONGER,
+    ),
+    Case("a text as bytes of bytes", step("pre_tokenizer", type="Sequence", pretokenizers=[BYTES] * 40), LONGER),
+    Case("tokens doubled again and again", doubled_at_the_end(40), LONGER),
+    Case(
+        "pieces doubled again and again", step("decoder", type="Sequence", decoders=replacing(("a", "aa")) * 40), LONGER
+    ),
+    Case(
+        "a table of gigabytes",
+        step("normalizer", type="Precompiled", precompiled_charsmap="/////w=="),
+        "charsmap that is cut",
+    ),
+    Case(
+        "a table that is none",
+        step("normalizer", type="Precompiled", precompiled_charsmap="?"),
+        "charsmap that is cut short",
+    ),
+    Case("nothing replaced by something", step("normalizer", **replacing(("", "xx"))[0]), "json: cannot be read"),
+    Case("pieces of no length", step("pre_tokenizer", type="FixedLength", length=0), "chunk size must be non-zero"),
+    Case(
+        "more letters stripped than there are",
+        step("decoder", type="Strip", content="a", start=9, stop=9),
+        "cannot be read",
+    ),
+    Case(
+        "a broken expression", step("normalizer", type="Replace", pattern={"Regex": "("}, content=""), "cannot be read"
+    ),
+    Case("a first token of another model", first_token(99999), "ids up to 99999.*ends at 299.*another model"),
+    Case("tokens by chance", tokenizer(lambda found: found["model"].update(dropout=0.5)), "dropout of 0.5"),
+    Case("an id below zero", tokenizer(lambda found: found["model"]["vocab"].update(zz=-1)), "cannot be read"),
+    Case("an id of 64 bits", tokenizer(lambda found: found["model"]["vocab"].update(zz=2**64)), "cannot be read"),
+    Case(
+        "no vocabulary in tokenizer.json",
+        tokenizer(lambda found: found["model"].update(vocab={}, merges=[])),
+        "ids up to -1",
+    ),
     Case("no tokenizer.json", gone("tokenizer.json"), "no tokenizer.json"),
     Case("a pipe for tokenizer.json", replaced("tokenizer.json", os.mkfifo), "no tokenizer.json"),
     Case("another model's tokenizer.json", other_vocabulary, "ids up to 300.*ends at 299.*another model"),
@@ -322,12 +457,79 @@ def no_size(raw: bytes) -> bytes:
     return raw[:at] + bytes(8) + raw[at + 8 :]
 
 
+def with_bytes(at: int, value: int, width: int) -> Callable[[bytes], bytes]:
+    return lambda raw: raw[:at] + value.to_bytes(width, "little") + raw[at + width :]
+
+
+def offset_of(raw: bytes, tensor: str) -> int:
+    """Where the file says at which offset a matrix begins: behind its name, number of axes, two sizes and type."""
+    return raw.index(tensor.encode()) + len(tensor) + 4 + 16 + 4
+
+
+def on_another(raw: bytes) -> bytes:
+    """Two tensors in one place."""
+    to, of = (offset_of(raw, f"blk.0.attn_{part}.weight") for part in "vk")
+    return raw[:to] + raw[of : of + 8] + raw[to + 8 :]
+
+
+def between(raw: bytes) -> bytes:
+    """A tensor four bytes behind its place."""
+    at = offset_of(raw, "blk.0.attn_v.weight")
+    return raw[:at] + (int.from_bytes(raw[at : at + 8], "little") + 4).to_bytes(8, "little") + raw[at + 8 :]
+
+
+def frequencies(*values: float) -> dict[str, Any]:
+    return {"rope_freqs.weight": np.resize(np.array(values, np.float32), 16)}
+
+
+BROKEN_METADATA: list[tuple[dict[str, Any], str]] = [
+    ({"llama.attention.head_count": 0}, "head_count is 0"),
+    ({"llama.attention.head_count_kv": 3}, "head_count 4 is not a multiple of head_count_kv 3"),
+    ({"llama.attention.key_length": 31}, "key_length is 31: RoPE needs an even"),
+    ({"llama.rope.dimension_count": 16}, "dimension_count is 16"),
+    ({"llama.embedding_length": 2**31 - 1}, r"has shape \[484, 64\], expected"),
+    ({"llama.block_count": 2**31 - 1}, "blk.1.attn_norm.weight' is missing"),
+    ({"llama.context_length": "x"}, "context_length is x"),
+    ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "rms_epsilon is nan"),
+    ({"llama.rope.freq_base": 1e-38}, "freq_base is .*1e-30 to 1e30"),
+    ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type is yarn"),
+    ({"llama.attention.sliding_window": 4096}, "sliding_window is 4096"),
+    ({"llama.logit_softcap": 30.0}, "llama.logit_softcap is set to 30.0"),
+    ({"llama.x\x1b[2J\n": 1}, r"llama.x\\x1b\[2J"),
+    ({"llama.vocab_size": 7}, "vocab_size is 7, but the file lists 484"),
+    ({"general.alignment": 3}, "alignment is 3"),
+    ({"general.type": "adapter"}, "general.type is 'adapter'"),
+    ({"split.count": 2}, "merge the parts"),
+    ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model is 'bert'"),
+    ({"tokenizer.ggml.pre": "unheard-of"}, "tokenizer.ggml.pre is 'unheard-of'"),
+    ({"tokenizer.ggml.merges": ["zz qq"]}, "the merge 'zz qq'"),
+    ({"tokenizer.ggml.token_type": [1, 2]}, "token_type is missing or broken"),
+    ({"tokenizer.ggml.bos_token_id": 10**9}, "bos_token_id is 1000000000"),
+    ({"tokenizer.ggml.add_bos_token": "yes"}, "add_bos_token is 'yes': true or false"),
+]
 OTHER_TYPE = {"blk.0.ffn_gate.weight": np.ones((96, 64), np.int32)}
 GGUF = [
     Case("an empty GGUF file", gguf(bytes_=lambda raw: b""), "not a GGUF file", "gguf"),
     Case("another magic", gguf(bytes_=lambda raw: b"GGML" + raw[4:]), "begins with b'GGML'", "gguf"),
     Case("cut in the metadata", gguf(bytes_=lambda raw: raw[:200]), "truncated", "gguf"),
     Case("cut in the tensors", gguf(bytes_=lambda raw: raw[:-100]), "truncated", "gguf"),
+    *(
+        Case(f"a {what} of {value:,}", gguf(bytes_=with_bytes(at, value, width)), words, "gguf")
+        for what, at, width, values, words in (
+            ("GGUF version", 4, 4, (0, 1, 4, 3 << 24), "GGUF version .* is not supported"),
+            ("number of tensors", 8, 8, (2**63, 2**64 - 1, 10**9), "truncated"),
+            ("number of fields", 16, 8, (2**63, 2**64 - 1, 10**9), "truncated"),
+        )
+        for value in values
+    ),
+    *(
+        Case(f"RoPE factors of {values}", gguf(tensors=frequencies(*values)), "rope_freqs.weight", "gguf")
+        for values in ((0.0,), (-1.0,), (np.nan,), (np.inf,), (1e38, 1.0), (5.0,))
+    ),
+    *(Case(f"GGUF with {fields}"[:60], gguf(fields), words, "gguf") for fields, words in BROKEN_METADATA),
+    Case("two tensors in one place", gguf(bytes_=on_another), "begins at .* inside the one before it", "gguf"),
+    Case("a tensor out of line", gguf(bytes_=between), "not at a multiple of 32", "gguf"),
+    Case("a tensor too many", gguf(tensors={"evil.weight": np.ones((32, 32))}), "'evil.weight' is not part", "gguf"),
     Case("another architecture", gguf({"general.architecture": "gemma3"}), "gemma3.*llama, qwen2, qwen3", "gguf"),
     Case("experts", gguf({"llama.expert_count": 8}), "expert_count is 8", "gguf"),
     Case("a type without numbers", gguf(tensors=OTHER_TYPE), "'blk.0.ffn_gate.weight' is of type I32", "gguf"),
@@ -337,6 +539,12 @@ GGUF = [
 ]
 
 CASES = [*SAFETENSORS, *SHARDED, *CONFIG, *TOKENIZER, *GGUF]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GGUF files of the table are not converted into the user's cache."""
+    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
@@ -432,6 +640,13 @@ def test_numbers_that_are_none_are_warned_of_by_name(values: tuple[float, ...], 
     words = rf"tensor {re.escape(Q_PROJ)}: {len(values)} of 3,072 numbers are NaN or infinite"
     with pytest.warns(tinymi.WeightsWarning, match=words), np.errstate(all="ignore"):
         assert not np.isfinite(tinymi.load(tmp_path, weights=kept)([[1, 2]])).all()
+
+
+def test_numbers_too_large_for_float32_are_warned_of_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    found = load_file(weights(save_variant(tmp_path, "llama-free-head")))
+    save_file(found | {Q_PROJ: found[Q_PROJ].astype(np.float64) * 1e300}, weights(tmp_path))
+    tinymi.load(tmp_path)
+    assert [str(warning.message).split(":")[0] for warning in recwarn.list] == [f"tensor {Q_PROJ}"]
 
 
 def test_large_numbers_are_numbers(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -107,6 +107,23 @@ def test_what_cannot_be_is_said_in_one_line(script: Path, options: list[str], wo
     assert "Wetness" not in done.stdout, "found out before the work"
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_full_disk_is_said_in_one_line(script: Path, option: str) -> None:
+    done = run(script, option, "/dev/full")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "error: /dev/full: cannot be written (No space left on device); make room or name another file\n"
+    )
+
+
+def test_a_full_disk_behind_standard_output(script: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, str(script)], env=env, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"error: standard output: cannot be written (No space left on device); make room\n"
+
+
 def test_a_bug_keeps_its_traceback_and_an_interrupt_its_status(script: Path) -> None:
     bug, stop = run(script, "--prompt", "bug"), run(script, "--prompt", "stop")
     assert bug.returncode == 1

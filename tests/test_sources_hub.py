@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tests.checkpoints import save_tiny
 
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        path = self.path.partition("?")[0]
+        path = unquote(self.path.partition("?")[0])
         if self.server.silent:
             time.sleep(30)
             return
@@ -358,6 +359,23 @@ def test_a_hub_that_never_answers(server: Server, tmp_path: Path) -> None:
     assert time.perf_counter() - start < 20
     assert "could not be fetched" in line
     assert "imeout" in line
+
+
+@pytest.mark.parametrize(
+    "setting", [{"HF_HUB_ETAG_TIMEOUT": "abc"}, {"HF_ENDPOINT": "http://[::1"}, {"HF_ENDPOINT": "x"}]
+)
+def test_a_setting_that_the_client_cannot_read(setting: dict[str, str], server: Server, tmp_path: Path) -> None:
+    line = line_of(ask(server.url, tmp_path, "owner/model", **setting))
+    assert "the hub's client cannot start" in line or "could not be fetched from the hub at x" in line
+
+
+def test_a_shard_with_a_star_in_its_name_is_one_file(server: Server, tmp_path: Path, single: dict[str, bytes]) -> None:
+    files = {name: data for name, data in single.items() if name != "model.safetensors"}
+    index = {"weight_map": {"model.norm.weight": "*.safetensors"}}
+    files |= {INDEX: json.dumps(index).encode(), "*.safetensors": b"x", "other.safetensors": b"y"}
+    server.repos["owner/model"] = repo = Repo(files)
+    assert "damaged or incomplete" in line_of(ask(server.url, tmp_path, "owner/model"))
+    assert "other.safetensors@0" not in repo.served
 
 
 def test_offline_with_nothing_in_the_cache(server: Server, tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_a_last_line_that_was_cut_off_is_taken_away(tiny_folder: Path, tmp_path:
         ("my thesis", "not a file of finished tasks"),
         ("my thesis\n", "not a file of finished tasks"),
         ("[]\n", "not a file of finished tasks"),
+        ("[" * 100_000 + "\n", "not a file of finished tasks"),
+        (f"{json.dumps({'sweep': ABOUT})}\n{'[' * 100_000}\n", "line 2 is damaged"),
         (f"{json.dumps({'sweep': ABOUT})}\nnonsense\n", "line 2 is damaged"),
         (f"{json.dumps({'sweep': ABOUT})}\n[1]\n", "line 2 is damaged"),
     ],
@@ -144,6 +146,21 @@ def test_a_file_of_something_else_is_refused_and_left_alone(content: str, proble
     with pytest.raises(SweepError, match=re.escape(problem)):
         Journal(path, ABOUT)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_what_is_no_file_is_not_read(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "done.jsonl")
+    with pytest.raises(SweepError, match="is not a regular file"):
+        Journal(tmp_path / "done.jsonl", ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["done.jsonl"], "no lock is left"
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "done.jsonl", ABOUT)
+    journal._file = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+    with pytest.raises(SweepError, match=r"cannot be written \(No space left on device\); make room"):
+        journal.add("a", 1)
 
 
 def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:

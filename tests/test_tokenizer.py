@@ -99,6 +99,9 @@ REFUSED_PROMPTS: list[tuple[Any, str]] = [
     ([3], "prompt: is int"),
     ([["a"]], "prompt: is list"),
     ([None], "prompt: is NoneType"),
+    (5, "prompt: is int"),
+    (None, "prompt: is NoneType"),
+    (b"Paris", "prompt: is int"),
 ]
 
 
@@ -240,6 +243,30 @@ def test_settings_that_cut_or_pad_are_put_aside(tmp_path: Path) -> None:
     read = Tokenizer.from_folder(tmp_path, d_vocab=400)
     assert read.to_tokens("abcdef").shape == (1, 7)
     assert read.to_tokens("a").shape == (1, 2)
+
+
+def test_a_tokenizer_that_fails_when_it_is_used_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    empty = byte_level()
+    empty.normalizer = normalizers.Replace(tokenizers.Regex("."), "")
+    empty.save(str(tmp_path / "tokenizer.json"))
+    read = Tokenizer.from_folder(tmp_path, d_vocab=400)
+    with pytest.raises(TokenizerError, match="makes no token of 'a'"):
+        read.to_str_tokens([1])
+    panics = byte_level()
+    panics.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex("(a+)+$"), "isolated")
+    panics.save(str(tmp_path / "tokenizer.json"))
+    read = Tokenizer.from_folder(tmp_path, d_vocab=400)
+    with pytest.raises(TokenizerError, match=r"cannot encode 'aaa.*retry-limit"):
+        read.to_tokens("a" * 40 + "b")
+    backwards = byte_level()
+    backwards.decoder = decoders.Strip("a", 9, 9)
+    backwards.save(str(tmp_path / "tokenizer.json"))
+    capfd.readouterr()
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        Tokenizer.from_folder(tmp_path, d_vocab=400)
+    assert capfd.readouterr().err == "", "the panic itself is not printed"
+    with pytest.raises(TokenizerError, match="cannot decode ids"):
+        Tokenizer(backwards).to_string([backwards.token_to_id("a")])
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ forward pass. Anything else is refused by name: a wrong answer never comes out o
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +180,13 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def _rope_refusal(name: str, value: Any, reason: str) -> ConfigError:
+    return ConfigError(
+        f"config.json: {name} is {_short(value)}, but {reason}; load another checkpoint, or pass "
+        'ignore_config=["rope_scaling", "rope_parameters"] if you know that they change no number'
+    )
+
+
 def _refusal(name: str, value: Any, reason: str) -> ConfigError:
     return ConfigError(
         f"config.json: {name} is {_short(value)}, but {reason}; load another checkpoint, or pass "
@@ -199,20 +205,29 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
     if raw.get("rope_theta") is not None:
         fields = {"rope_theta": raw["rope_theta"]} | fields
     base = _real(fields, "rope_theta", default=10000.0)
-    kind = fields.get("rope_type", fields.get("type")) or "default"
+    kind = _rope_type(fields)
     known = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
     if kind == "llama3":
         known |= {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-    if kind not in ("default", "llama3"):
-        raise _refusal("rope_type", kind, 'implemented are "default" and "llama3"')
     if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise _refusal("partial_rotary_factor", fields["partial_rotary_factor"], "implemented is 1.0")
+        raise _rope_refusal("partial_rotary_factor", fields["partial_rotary_factor"], "implemented is 1.0")
     for name, value in fields.items():
         if name not in known and value is not None:
-            raise _refusal(f"rope_parameters.{name}", value, f'rope_type "{kind}" has no such field')
+            raise _rope_refusal(f"rope_parameters.{name}", value, f'rope_type "{kind}" has no such field')
     if kind == "default":
         return base, None
     return base, _llama3_scaling(fields, n_ctx=raw.get("max_position_embeddings"))
+
+
+def _rope_type(fields: Mapping[str, Any]) -> str:
+    """The kind of RoPE that `rope_type`, and `type` in older files, agree on."""
+    kinds = [fields[name] for name in ("rope_type", "type") if fields.get(name) is not None]
+    if kinds and kinds != [kinds[0]] * len(kinds):
+        raise _rope_refusal("rope_type", kinds[0], f"type is {_short(kinds[1])}: they must be the same")
+    kind = kinds[0] if kinds else "default"
+    if kind not in ("default", "llama3"):
+        raise _rope_refusal("rope_type", kind, 'implemented are "default" and "llama3"')
+    return str(kind)
 
 
 def _llama3_scaling(fields: Mapping[str, Any], n_ctx: Any) -> Llama3RopeScaling:
@@ -252,8 +267,9 @@ def _real(raw: Mapping[str, Any], name: str, default: float | None = None) -> fl
     value = raw.get(name)
     value = default if value is None else value
     # Numbers are compared before they are converted: JSON allows integers too large for a float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e30:
-        raise _wrong(name, raw.get(name), "a positive finite number")
+    # Beyond these bounds float32 knows only 0 and infinity.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
+        raise _wrong(name, raw.get(name), "a number from 1e-30 to 1e30")
     return float(value)
 
 
@@ -278,7 +294,7 @@ def _check_sizes(config: Config, head_dim_given: bool) -> None:
     if config.n_heads % config.n_kv_heads:
         raise ConfigError(
             f"config.json: num_attention_heads {config.n_heads} is not a multiple of num_key_value_heads "
-            f"{config.n_kv_heads}; each key-value head must serve equally many query heads"
+            f"{config.n_kv_heads}; each key-value head must serve equally many query heads: download the file again"
         )
     if not head_dim_given and config.d_model % config.n_heads:
         raise ConfigError(
@@ -287,7 +303,6 @@ def _check_sizes(config: Config, head_dim_given: bool) -> None:
         )
     if config.d_head % 2:
         raise ConfigError(
-            f"config.json: head_dim is {config.d_head}, but RoPE turns pairs of numbers and needs an even one"
+            f"config.json: head_dim is {config.d_head}, but RoPE turns pairs of numbers and needs an even one; "
+            "load another checkpoint"
         )
-    if not math.isfinite(config.rope_base):
-        raise ConfigError(f"config.json: rope_theta is {config.rope_base}, but it must be finite")

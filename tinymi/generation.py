@@ -1,6 +1,6 @@
 """Generation's two decisions: which token comes next, and whether a hook and the key-value cache agree."""
 
-from tinymi.arrays import Array, Tokens
+from tinymi.arrays import Array, Tokens, is_whole
 from tinymi.errors import HookError, InputError
 from tinymi.ops import softmax
 
@@ -13,6 +13,11 @@ def choose(logits: Array, temperature: float, top_k: int | None, rng: np.random.
     temperature 0 takes the likeliest; above 0 it samples from softmax(logits / temperature), among the top_k
     likeliest if given.
     """
+    if np.isnan(logits).any():
+        raise InputError(
+            "generate: the logits hold NaN, so that no token is the likeliest; look for a warning about the weights "
+            "when the model was loaded"
+        )
     if temperature == 0:
         return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
     scaled = logits / temperature
@@ -23,14 +28,18 @@ def choose(logits: Array, temperature: float, top_k: int | None, rng: np.random.
     return np.array(drawn, dtype=np.int64)
 
 
-def check_settings(max_new_tokens: int, temperature: float, top_k: int | None, d_vocab: int) -> None:
+def check_settings(max_new_tokens: int, temperature: float, top_k: int | None, seed: int, d_vocab: int) -> None:
     """Raise InputError for settings that mean nothing."""
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens: {max_new_tokens}; give 1 or more")
-    if not 0 <= temperature < float("inf"):
-        raise InputError(f"temperature: {temperature}; give 0 for the likeliest token, or a positive number to sample")
-    if top_k is not None and not 1 <= top_k <= d_vocab:
-        raise InputError(f"top_k: {top_k}; give 1 to {d_vocab}, or None for all tokens")
+    if not is_whole(max_new_tokens) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens: {max_new_tokens!r}; give 1 or more, a whole number")
+    if not isinstance(temperature, int | float | np.number) or not (temperature == 0 or 1e-6 <= temperature < np.inf):
+        raise InputError(
+            f"temperature: {temperature!r}; give 0 for the likeliest token, or a number from 1e-6 on to sample"
+        )
+    if top_k is not None and (not is_whole(top_k) or not 1 <= top_k <= d_vocab):
+        raise InputError(f"top_k: {top_k!r}; give 1 to {d_vocab}, or None for all tokens")
+    if not is_whole(seed) or seed < 0:
+        raise InputError(f"seed: {seed!r}; give 0 or more, a whole number")
 
 
 def check_agreement(cached: Array, recomputed: Array, n_pos: int) -> None:

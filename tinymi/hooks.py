@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeVar
 
-from tinymi.arrays import Array
+from tinymi.arrays import Array, is_whole
 from tinymi.errors import HookError, NotCachedError
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Hooks:
         points: those that the run will reach. Raises HookError for a name that is not among them.
         """
         self._taps: dict[int | None, _Listening] = {}
-        for names, callback in fwd_hooks:
+        for names, callback in map(_pair, _listed(fwd_hooks, "fwd_hooks", "pairs of a name and a function")):
             for hook in _select(names, points):
                 self._taps.setdefault(hook.layer, _Listening()).add(hook, callback)
 
@@ -167,6 +170,19 @@ class Hooks:
     def at(self, layer: int | None) -> Tap:
         """The tap of a layer, or of what lies outside the blocks (None)."""
         return self._taps.get(layer, SILENT)
+
+
+def _listed(values: Iterable[T], name: str, valid: str) -> list[T]:
+    if not isinstance(values, Iterable):
+        raise HookError(f"{name}: {values!r}, a {type(values).__name__}; give {valid}")
+    return list(values)
+
+
+def _pair(entry: tuple[NameFilter, Callback]) -> tuple[NameFilter, Callback]:
+    """One entry of fwd_hooks, which must be a pair that ends with a function."""
+    if not isinstance(entry, tuple | list) or len(entry) != 2 or not callable(entry[1]):
+        raise HookError(f'fwd_hooks: {entry!r} is no pair of a name and a function, such as ("hook_embed", fn)')
+    return entry[0], entry[1]
 
 
 def _select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoint]:
@@ -181,7 +197,7 @@ def _select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoin
                 f"points{_extent(points)}; write a predicate over names such as those of tinymi.POINTS"
             )
         return found
-    listed = [names] if isinstance(names, str) else list(names)
+    listed = [names] if isinstance(names, str) else _listed(names, "hook names", "a name, several, or a predicate")
     if not listed:
         raise HookError("hook names: an empty list; give at least one name, or None for all")
     return [points[name] if name in points else _unknown(name, points) for name in listed]
@@ -234,7 +250,8 @@ def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
             f"{hook.name}: the callback returned shape {list(returned.shape)} for {list(value.shape)} ({axes}); "
             "return an array of the same shape"
         )
-    new = np.array(returned, dtype=value.dtype)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        new = np.array(returned, dtype=value.dtype)
     if not np.isfinite(new).all():
         _refuse_not_finite(new, value, hook)
     if hook.point.axes == _SCALE and not new.all():
@@ -245,8 +262,8 @@ def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
 
 
 def _refuse_not_finite(new: Array, value: Array, hook: HookPoint) -> None:
-    """NaN and infinity may stand only where the value had them, and -inf in scores where a row stays alive."""
-    bad = ~np.isfinite(new) & np.isfinite(value)
+    """NaN and infinity may stand only where the value had the same, and -inf in scores where a row stays alive."""
+    bad = ~np.isfinite(new) & (new != value) & ~(np.isnan(new) & np.isnan(value))
     if hook.point.short == "attn_scores":
         alive = np.isfinite(new).any(axis=-1, keepdims=True)
         bad &= ~(np.isneginf(new) & alive)
@@ -254,7 +271,7 @@ def _refuse_not_finite(new: Array, value: Array, hook: HookPoint) -> None:
         where = [int(i) for i in np.argwhere(bad)[0]]
         raise HookError(
             f"{hook.name}: the callback returned {new[tuple(where)]} at {where} ({' '.join(hook.point.axes)}), where "
-            f"the value was finite; {int(bad.sum())} such numbers in all: return finite numbers"
+            f"the value was {value[tuple(where)]:.4g}; {int(bad.sum())} such numbers in all: return finite numbers"
         )
 
 
@@ -273,7 +290,7 @@ class ActivationCache(Mapping[str, Array]):
         self._values[hook.name] = value
 
     def __getitem__(self, key: str | tuple[str, int] | tuple[str, int, str]) -> Array:
-        name = key if isinstance(key, str) else self._name(*key)
+        name = key if isinstance(key, str) else self._name(key)
         if name in self._values:
             return self._values[name]
         near = difflib.get_close_matches(name, self._values, n=3)
@@ -283,10 +300,16 @@ class ActivationCache(Mapping[str, Array]):
             + "; name it in names_filter"
         )
 
-    def _name(self, short: str, layer: int, layer_type: str | None = None) -> str:
+    def _name(self, key: tuple[str, int] | tuple[str, int, str]) -> str:
+        texts = (key[0], *key[2:]) if isinstance(key, tuple) and len(key) in (2, 3) else (None,)
+        if not all(isinstance(text, str) for text in texts) or not is_whole(key[1]):
+            raise NotCachedError(
+                f'cache: no key is like {key!r}; give a full name, or ("pattern", 5): a name and a layer'
+            )
+        short, layer, *layer_type = key
         if not -self._n_layers <= layer < self._n_layers:
             raise NotCachedError(f"cache: layer {layer} of a model with layers 0 to {self._n_layers - 1}")
-        return get_act_name(short, layer % self._n_layers, layer_type)
+        return get_act_name(short, layer % self._n_layers, *layer_type)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

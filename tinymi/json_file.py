@@ -1,4 +1,4 @@
-"""JSON from outside: one object, read without surprises."""
+"""Files of JSON from outside: one object, read without surprises."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,11 @@ _MOST_BYTES = 256 << 20  # the largest index of a published model has a few MB
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in the file `path`. Raises ValueError, which says what is wrong with the file."""
+    return parse_object(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of the file `path`. Raises ValueError for what is no file of a sensible size."""
     if not path.exists():
         raise ValueError("there is no such file")
     if not path.is_file():  # a pipe or a device might never end
@@ -17,7 +22,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, and more than {_MOST_BYTES:,} are not read")
-        return parse_object(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
 

@@ -49,6 +49,7 @@ learn, Hook points used, Needs, Time, Paper) become a list there.
 '''
 
 import ast
+import errno
 import os
 import sys
 import warnings
@@ -408,6 +409,10 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # standard output is a file
+        print(f"error: standard output: cannot be written ({error.strerror}); make room", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(2)
     if issubclass(kind, BrokenPipeError):  # the reader (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

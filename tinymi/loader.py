@@ -37,11 +37,20 @@ def load(
 
     Raises a TinymiError: SourceError, ConfigError, WeightsError or TokenizerError.
     """
-    if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise InputError(f"dtype: {np.dtype(dtype)}, but the model computes in float32 or float64; choose one of them")
-    if weights not in _WEIGHTS:
+    if not _is_float(dtype):
+        raise InputError(f"dtype: {dtype!r}, but the model computes in float32 or float64; choose one of them")
+    if weights not in tuple(_WEIGHTS):
         raise InputError(f"weights: {weights!r}, but weights are 'loaded' or 'mapped'; choose one of them")
+    if isinstance(ignore_config, str) or not isinstance(ignore_config, Iterable):
+        raise InputError(f"ignore_config: {ignore_config!r}; give a list of names of fields of config.json")
     folder = folder_for(source, revision=revision)
     config = Config.from_folder(folder, ignore=ignore_config)
     stored = _WEIGHTS[weights].from_folder(folder, config, dtype)
     return Model(config, stored, Tokenizer.from_folder(folder, config.d_vocab))
+
+
+def _is_float(dtype: npt.DTypeLike) -> bool:
+    try:
+        return np.dtype(dtype) in (np.dtype(np.float32), np.dtype(np.float64))
+    except TypeError:
+        return False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinymi import generation, memory
-from tinymi.arrays import Array, Tokens
+from tinymi.arrays import Array, Tokens, as_array, is_whole
 from tinymi.config import Config
 from tinymi.errors import InputError
 from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook_points, read_only
@@ -224,7 +224,7 @@ class Model:
         use_past_kv_cache: keep keys and values, so that a step computes one position; hooks then see only that one.
             Where hooks make this differ from full runs (compared at the second and the last step) it is a HookError.
         """
-        generation.check_settings(max_new_tokens, temperature, top_k, self.config.d_vocab)
+        generation.check_settings(max_new_tokens, temperature, top_k, seed, self.config.d_vocab)
         ids, hooks, rng = self._check_tokens(tokens), list(fwd_hooks), np.random.default_rng(seed)
         n_prompt, n_total = ids.shape[1], ids.shape[1] + max_new_tokens
         if n_total > self.config.n_ctx:
@@ -268,19 +268,18 @@ class Model:
             raise InputError(
                 "positions: a run that stops at a layer computes no logits; index the residual stream instead"
             )
-        chosen = slice(None) if positions is None else positions
         return Span(
             layers=range(start, stop),
             embed=start_at_layer is None,
             unembed=stop_at_layer is None,
-            positions=chosen if isinstance(chosen, slice) else [int(i) for i in np.atleast_1d(chosen)],
+            positions=_positions(positions),
         )
 
     def _layer(self, name: str, layer: int) -> int:
         n_layers = self.config.n_layers
-        if not -n_layers <= layer <= n_layers:
+        if not is_whole(layer) or not -n_layers <= layer <= n_layers:
             raise InputError(
-                f"{name}: layer {layer} of a model with layers 0 to {n_layers - 1} (or {n_layers}, the end)"
+                f"{name}: layer {layer!r} of a model with layers 0 to {n_layers - 1} (or {n_layers}, the end)"
             )
         return layer + n_layers if layer < 0 else layer
 
@@ -309,7 +308,7 @@ class Model:
             )
 
     def _check_tokens(self, tokens: npt.ArrayLike) -> Tokens:
-        ids = np.asarray(tokens)
+        ids = as_array(tokens, "tokens")
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise InputError(
                 f"tokens: {_kind(ids)}, but token ids are integers [batch, pos]; model.to_tokens(text) makes them"
@@ -322,7 +321,7 @@ class Model:
         return ids.astype(np.int64, copy=False)
 
     def _check_residual(self, resid: npt.ArrayLike) -> Array:
-        x = np.asarray(resid)
+        x = as_array(resid, "start_at_layer")
         if x.ndim != 3 or x.shape[-1] != self.config.d_model or x.size == 0 or x.dtype.kind != "f":
             raise InputError(
                 f"start_at_layer: the input is {_kind(x)}, but must be a residual stream, floats "
@@ -357,6 +356,19 @@ class Model:
 
 def _kind(x: npt.NDArray[np.generic]) -> str:
     return f"{x.dtype} of shape {list(x.shape)}"
+
+
+def _positions(positions: Positions) -> slice | list[int]:
+    """Positions as an index that keeps the axis."""
+    if positions is None:
+        return slice(None)
+    if isinstance(positions, slice):
+        bounds = (positions.start, positions.stop, positions.step)
+        if all(bound is None or is_whole(bound) for bound in bounds) and positions.step != 0:
+            return positions
+    elif (found := np.atleast_1d(as_array(positions, "positions"))).dtype.kind in "iu" and found.ndim == 1:
+        return [int(i) for i in found]
+    raise InputError(f"positions: {positions!r}, but positions are whole numbers: give one, several, or a slice")
 
 
 def _check_positions(positions: slice | list[int], n_pos: int) -> None:

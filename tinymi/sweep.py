@@ -179,12 +179,14 @@ class Journal:
         self._lock.release()
 
     def _not_writable(self, error: OSError) -> SweepError:
-        return SweepError(f"{self.path}: cannot be written ({error.strerror}); name another file")
+        return SweepError(f"{self.path}: cannot be written ({error.strerror}); make room or name another file")
 
     def _complete_lines(self) -> list[str]:
         """The file's lines; a last one that was cut off while it was written is taken away."""
         if not self.path.exists():
             return []
+        if not self.path.is_file():  # a pipe or a device might never end
+            raise SweepError(f"{self.path}: is not a regular file; name another")
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         try:
@@ -201,7 +203,7 @@ class Journal:
         try:
             head = json.loads(line)["sweep"]
             differing = [name for name in sorted({*head, *self.about}) if head.get(name) != self.about.get(name)]
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise SweepError(f"{self.path}: is not a file of finished tasks; name another") from None
         if differing:
             there, here = ({name: of.get(name) for name in differing} for of in (head, self.about))
@@ -215,14 +217,17 @@ class Journal:
             try:
                 entry = json.loads(line)
                 self.found[str(entry["task"])] = entry["result"]
-            except (ValueError, LookupError, TypeError):
+            except (ValueError, LookupError, TypeError, RecursionError):
                 raise SweepError(
                     f"{self.path}: line {number} is damaged ({line[:40]!r}); delete that line, its task is run again"
                 ) from None
 
     def _append(self, entry: Any) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._not_writable(error) from None
 
 
 def _words(values: Mapping[str, Any]) -> str:

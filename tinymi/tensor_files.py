@@ -36,8 +36,8 @@ class StoredTensor:
 
 def open_folder(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of one model.safetensors, or of the shards that its index lists. Raises WeightsError."""
-    index = folder / INDEX
-    if index.exists():
+    single, index = folder / "model.safetensors", folder / INDEX
+    if index.exists() and not single.exists():  # where both are there, transformers reads the single file, too
         return _open_shards(index)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -45,12 +45,12 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
             f"{folder}: holds no .safetensors file; a checkpoint has model.safetensors, or shards with "
             f"{INDEX}; save it with save_pretrained(..., safe_serialization=True)"
         )
-    if len(files) > 1 and (folder / "model.safetensors") not in files:
+    if len(files) > 1 and single not in files:
         raise WeightsError(
             f"{folder}: holds {len(files)} .safetensors files but no {INDEX}, which says "
             "what lies where; download the index too"
         )
-    return _open_file(folder / "model.safetensors" if len(files) > 1 else files[0])
+    return _open_file(single if len(files) > 1 else files[0])
 
 
 def weight_map(index: Path) -> dict[str, str]:
@@ -88,10 +88,10 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
 
 def _open_file(path: Path) -> dict[str, StoredTensor]:
     """Map one file."""
-    if not path.is_file():
-        what = "is not a regular file" if path.exists() else "there is no such file"
-        raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: download it again")
     try:
+        if not path.is_file():
+            what = "is not a regular file" if path.exists() else "there is no such file"
+            raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: download it again")
         with safe_open(path, framework="np"):
             pass
         mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))

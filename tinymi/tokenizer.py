@@ -1,11 +1,12 @@
 """Text to token ids and back: a thin wrapper over the `tokenizers` library and a model's own tokenizer.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from tinymi.arrays import Tokens
+from tinymi.arrays import Tokens, as_array
 from tinymi.errors import InputError, TokenizerError
+from tinymi.tokenizer_file import attempt, read_tokenizer
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,6 @@ class Tokenizer:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        backend.no_truncation()  # a prompt is never cut or padded in silence
-        backend.no_padding()
         self._backend = backend
 
     @classmethod
@@ -34,12 +33,11 @@ class Tokenizer:
                 "not read): download it, or save it with AutoTokenizer(...).save_pretrained"
             )
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # the library raises bare Exception, and in Rust's panics something below it
+            backend = read_tokenizer(path)
+            added = attempt(lambda: backend.encode("").ids)  # what comes before every text need not be a token
+        except ValueError as error:
             raise TokenizerError(f"{path}: cannot be read ({error}); download the file again") from None
-        highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        highest = max([*backend.get_vocab(with_added_tokens=True).values(), *added], default=-1)
         if not 0 <= highest < d_vocab:
             raise TokenizerError(
                 f"{path}: has ids up to {highest}, but the model's vocabulary ends at {d_vocab - 1}; "
@@ -54,7 +52,7 @@ class Tokenizer:
 
         n_ctx: the most positions allowed. Raises InputError.
         """
-        prompts = [text] if isinstance(text, str) else list(text)
+        prompts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
         if not prompts:
             raise InputError("prompt: an empty list; give at least one prompt")
         rows = [self._encode(prompt, add_special_tokens) for prompt in prompts]
@@ -102,7 +100,7 @@ class Tokenizer:
         for token in ids:
             if not self._has(token):
                 raise InputError(f"tokens: the tokenizer has no id {token}; valid are 0 to {self._size - 1}")
-        return str(self._backend.decode(ids, skip_special_tokens=False))
+        return self._decode(ids)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         if not isinstance(text, str):
@@ -112,12 +110,18 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise InputError(f"prompt {text!r}: holds half a character ({error.reason}); give valid Unicode") from None
         try:
-            return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        except Exception as error:  # the library raises bare Exception
+            return list(attempt(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens)).ids)
+        except ValueError as error:
             raise TokenizerError(f"tokenizer.json: cannot encode {_start(text)} ({error}); download it again") from None
 
+    def _decode(self, ids: list[int]) -> str:
+        try:
+            return str(attempt(lambda: self._backend.decode(ids, skip_special_tokens=False)))
+        except ValueError as error:
+            raise TokenizerError(f"tokenizer.json: cannot decode ids {ids[:9]} ({error}); download it again") from None
+
     def _ids(self, tokens: npt.ArrayLike) -> list[int]:
-        ids = np.asarray(tokens)
+        ids = as_array(tokens, "tokens")
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(f"tokens: {ids.dtype} of shape {list(ids.shape)}, but one prompt's ids are integers [pos]")
         if ids.size and not 0 <= ids.min() <= ids.max() < 2**31:
@@ -132,8 +136,10 @@ class Tokenizer:
     @cached_property
     def _anchor(self) -> tuple[int, str]:
         """A plain token and its text. Decoders drop the space of a first token, so none is decoded alone."""
-        token = self._encode("a", add_special_tokens=False)[-1]
-        return token, self._backend.decode([token], skip_special_tokens=False)
+        ids = self._encode("a", add_special_tokens=False)
+        if not ids:
+            raise TokenizerError("tokenizer.json: makes no token of 'a'; it is broken: download it again")
+        return ids[-1], self._decode(ids[-1:])
 
     def _has(self, token: int) -> bool:
         return self._backend.id_to_token(token) is not None
@@ -142,7 +148,7 @@ class Tokenizer:
         if not self._has(token):
             return f"<id {token}>"
         anchor, text = self._anchor
-        return str(self._backend.decode([anchor, token], skip_special_tokens=False)).removeprefix(text)
+        return self._decode([anchor, token]).removeprefix(text)
 
 
 def _start(prompt: str) -> str:

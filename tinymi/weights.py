@@ -139,7 +139,8 @@ class MappedWeights:
         return self._read("model.embed_tokens.weight" if self.config.tied_embeddings else "lm_head.weight").T
 
     def _is_in_place(self, name: str) -> bool:
-        return self.stored[name].dtype == {4: "F32", 8: "F64"}[self.dtype.itemsize]
+        stored = self.stored[name]
+        return stored.dtype == {4: "F32", 8: "F64"}[self.dtype.itemsize] and stored.values.flags.aligned
 
     def _read(self, name: str) -> Array:
         values = _as_float(self.stored[name], self.dtype)
@@ -245,7 +246,8 @@ def _as_float(tensor: StoredTensor, dtype: npt.DTypeLike) -> Array:
     values = tensor.values
     if tensor.dtype == "BF16":  # the upper half of a float32
         values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
-    converted: Array = np.require(values.astype(dtype, copy=False), requirements="A")
+    with np.errstate(over="ignore"):  # too large for `dtype`: infinite, of which the caller warns
+        converted: Array = np.require(values.astype(dtype, copy=False), requirements="A")
     converted.flags.writeable = False
     return converted
 

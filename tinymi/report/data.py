@@ -97,8 +97,14 @@ def require_writable(path: str, option: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the whole new one, never a part."""
-    target = Path(path)
+    """Write `text` so that a reader sees the old file or the whole new one, never a part. Raises InputError."""
+    try:
+        _write(Path(path), text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or name another file") from None
+
+
+def _write(target: Path, text: str) -> None:
     payload = text.encode("utf-8")
     if target.exists() and not target.is_file():  # a pipe or a device is written, not replaced
         target.write_bytes(payload)

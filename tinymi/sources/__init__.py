@@ -29,8 +29,13 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
     path = None if source is None else _path(source)
     exists = path is not None and path.exists()
     if path is not None and not exists and _looks_like_hub_id(str(source)):
-        from tinymi.sources import hub
-
+        try:
+            from tinymi.sources import hub
+        except ValueError as error:  # the client reads its environment variables when it is imported
+            raise SourceError(
+                f"the hub's client cannot start ({error}): correct or unset the variables HF_ENDPOINT and HF_HUB_*, or "
+                "give a local folder"
+            ) from None
         return hub.folder(str(source), revision=revision)
     if revision is not None:
         raise SourceError(

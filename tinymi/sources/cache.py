@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinymi.errors import SourceError
+from tinymi.errors import SourceError, one_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -31,15 +31,24 @@ CONVERTER = 1  # raise it when a converted folder would come out differently
 def home() -> Path:
     """The cache folder: TINYMI_HOME, else tinymi in XDG_CACHE_HOME, else ~/.cache/tinymi."""
     if chosen := os.environ.get("TINYMI_HOME"):
-        return Path(chosen).expanduser().absolute()
+        return _absolute(chosen)
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser().absolute() / "tinymi"
-    return Path("~/.cache/tinymi").expanduser().absolute()
+        return _absolute(shared) / "tinymi"
+    return _absolute("~/.cache/tinymi")
+
+
+def _absolute(folder: str) -> Path:
+    try:
+        return Path(folder).expanduser().absolute()
+    except (RuntimeError, OSError):  # a ~user that does not exist, no home at all, or a working folder that was removed
+        raise SourceError(
+            f"the cache folder {folder} cannot be found: set TINYMI_HOME to a folder that can be written"
+        ) from None
 
 
 def say(message: str) -> None:
     """One line on stderr: stdout belongs to the lesson."""
-    print(f"tinymi: {message}", file=sys.stderr, flush=True)
+    print(f"tinymi: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def finished(folder: Path, recipe: str) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinymi.config import Config
+from tinymi.errors import ConfigError
 from tinymi.sources import cache
 from tinymi.sources.gguf_config import config_of
 from tinymi.sources.gguf_file import GGUFFile, Tensor, read
@@ -47,7 +50,8 @@ def folder(path: Path) -> Path:
     stat = path.stat()
     place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     recipe = f"{path.name} size {stat.st_size} mtime {stat.st_mtime_ns} converter {cache.CONVERTER}"
-    name = f"{path.stem[:80]}-{place}"
+    readable = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:80]
+    name = f"{readable}-{place}"
     if (found := cache.ready(name, recipe)) is not None:
         return found
     file = read(path)
@@ -60,12 +64,21 @@ def convert(file: GGUFFile, target: Path) -> None:
     config = config_of(file)
     entries = entries_of(file, config)
     tokenizer, tokenizer_config = tokenizer_of(file)
+    _check_config(file, config)
     needed = 4 * sum(math.prod(entry.shape) for entry in entries)
     cache.say(f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {cache.home()}")
     _write_json(target / "config.json", config)
     _write_json(target / "tokenizer_config.json", tokenizer_config)
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     _write_safetensors(target / "model.safetensors", file, entries, config["head_dim"])
+
+
+def _check_config(file: GGUFFile, config: dict[str, Any]) -> None:
+    """That the model can be loaded, before it is converted: hundreds of MB that the next start would refuse."""
+    try:
+        Config.from_dict(config)
+    except ConfigError as error:
+        raise file.refuse(str(error)) from None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -80,7 +93,7 @@ def entries_of(file: GGUFFile, config: dict[str, Any]) -> list[Entry]:
         entries.append(entry)
     unknown = file.tensors.keys() - {entry.stored for entry in entries} - {"rope_freqs.weight"}
     if unknown:
-        raise file.refuse(f"tensor {min(unknown)!r} is not part of a {config['model_type']} model: use another model")
+        raise file.refuse(f"tensor {min(unknown)!r} is not part of a {config['model_type']} model", "use another model")
     return entries
 
 
@@ -116,15 +129,15 @@ def _layer_entries(config: dict[str, Any], layer: int) -> Iterator[Entry]:
 def _check_entry(file: GGUFFile, entry: Entry) -> None:
     tensor = file.tensors.get(entry.stored)
     if tensor is None:
-        raise file.refuse(f"tensor {entry.stored!r} is missing: the file is incomplete, fetch it again")
+        raise file.refuse(f"tensor {entry.stored!r} is missing", "the file is incomplete: fetch it again")
     if tensor.shape != entry.shape:
         raise file.refuse(f"tensor {entry.stored!r} has shape {list(tensor.shape)}, expected {list(entry.shape)}")
     try:
-        dequantize(tensor.data[:1], tensor.kind)
+        _dequantized(tensor, 0, 1)
     except NotImplementedError:
         raise file.refuse(
-            f"tensor {entry.stored!r} is of type {tensor.kind.name}, which the gguf package cannot read back: "
-            "use a file with another quantisation, such as Q8_0 or Q4_K"
+            f"tensor {entry.stored!r} is of type {tensor.kind.name}, which the gguf package cannot read back",
+            "use a file with another quantisation, such as Q8_0 or Q4_K",
         ) from None
 
 
@@ -148,8 +161,14 @@ def _write_safetensors(path: Path, file: GGUFFile, entries: list[Entry], d_head:
 def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
     rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
     for start in range(0, len(tensor.data), rows_at_once):
-        rows = dequantize(tensor.data[start : start + rows_at_once], tensor.kind)
+        rows = _dequantized(tensor, start, start + rows_at_once)
         yield np.ascontiguousarray(_halves(rows, d_head) if paired else rows, dtype="<f4")
+
+
+def _dequantized(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+    """Some rows in float32. What is NaN or infinite stays so, and is warned of by its name at each loading."""
+    with np.errstate(all="ignore"):
+        return np.asarray(dequantize(tensor.data[start:stop], tensor.kind))
 
 
 def _halves(rows: NDArray[np.float32], d_head: int) -> NDArray[np.float32]:

@@ -87,7 +87,7 @@ def token_id(file: GGUFFile, name: str) -> int | None:
 
 def _refuse_unknown_keys(file: GGUFFile, arch: str) -> None:
     if file.metadata.get("split.count", 0) not in (0, 1):
-        raise file.refuse("one part of a split GGUF file: merge the parts into one file first")
+        raise file.refuse("is one part of a split GGUF file", "merge the parts into one file first")
     if file.metadata.get("general.type", "model") != "model":
         raise file.refuse(f"general.type is {str(file.metadata['general.type'])[:40]!r}: only 'model' can be loaded")
     for key, value in file.metadata.items():
@@ -96,11 +96,11 @@ def _refuse_unknown_keys(file: GGUFFile, arch: str) -> None:
             continue
         if own not in _NEUTRAL:
             raise file.refuse(
-                f"{key} is set to {str(value)[:40]}, and its effect is not implemented: use another model"
+                f"{key} is set to {str(value)[:40]}, and its effect is not implemented", "use another model"
             )
         if value not in _NEUTRAL[own]:
             valid = " or ".join(map(str, _NEUTRAL[own]))
-            raise file.refuse(f"{key} is {str(value)[:40]}, and only {valid} is implemented: use another model")
+            raise file.refuse(f"{key} is {str(value)[:40]}, and only {valid} is implemented", "use another model")
 
 
 def _size(file: GGUFFile, key: str, *, default: int | None = None) -> int:
@@ -115,8 +115,8 @@ def _size(file: GGUFFile, key: str, *, default: int | None = None) -> int:
 
 def _positive(file: GGUFFile, key: str, *, default: float | None = None) -> float:
     value = file.metadata.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e38:
-        raise file.refuse(f"{key} is {str(value)[:40]}: a positive number would be valid")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-30 <= value <= 1e30:
+        raise file.refuse(f"{key} is {str(value)[:40]}: a number from 1e-30 to 1e30 would be valid")
     return float(str(np.float32(value)))  # 1e-5, as the model's author wrote it, not 9.99999974e-06
 
 
@@ -136,7 +136,7 @@ def _head_dim(file: GGUFFile, arch: str, config: dict[str, Any]) -> int:
 def _vocab_size(file: GGUFFile, arch: str) -> int:
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, tuple) or not tokens:
-        raise file.refuse("the vocabulary tokenizer.ggml.tokens is missing: use a GGUF file that has one")
+        raise file.refuse("the vocabulary tokenizer.ggml.tokens is missing", "use a GGUF file that has one")
     stated = file.metadata.get(f"{arch}.vocab_size", len(tokens))
     if stated != len(tokens):
         raise file.refuse(f"{arch}.vocab_size is {str(stated)[:40]}, but the file lists {len(tokens)} tokens")
@@ -159,6 +159,8 @@ def _rope_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | No
     found = dequantize(tensor.data, tensor.kind).ravel().astype(np.float64)
     if np.all(found == 1.0):
         return None
+    if not np.all((found > 0.0) & (found < 1e30)):
+        raise file.refuse("rope_freqs.weight holds factors that are no positive numbers")
     scaling: dict[str, Any] = {"rope_type": "llama3", "factor": float(str(np.float32(found.max())))}
     scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
     if not np.allclose(found, llama3_factors(config, scaling), rtol=1e-5, atol=0.0):

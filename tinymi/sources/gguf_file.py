@@ -53,9 +53,9 @@ class GGUFFile:
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def refuse(self, problem: str) -> SourceError:
+    def refuse(self, problem: str, advice: str = "use another GGUF file of this model") -> SourceError:
         """The error to raise about this file."""
-        return SourceError(f"{self.path}: {problem}")
+        return SourceError(f"{self.path}: {problem}; {advice}")
 
 
 def read(path: Path) -> GGUFFile:
@@ -64,11 +64,11 @@ def read(path: Path) -> GGUFFile:
         size = path.stat().st_size
         data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}; see to that and start again") from error
     try:
         return _parse(path, data)
     except _BrokenError as error:
-        raise SourceError(f"{path}: {error}") from error
+        raise SourceError(f"{path}: {error}; fetch the file again, or use another") from error
 
 
 class _BrokenError(Exception):
@@ -88,7 +88,7 @@ class _Cursor:
         if end > len(self.buffer):
             raise _BrokenError(
                 f"the GGUF file is truncated: {count:,} bytes are stated at offset {self.at:,} and the file has "
-                f"{len(self.buffer):,}; fetch it again"
+                f"{len(self.buffer):,}"
             )
         piece = self.buffer[self.at : end]
         self.at = end
@@ -102,9 +102,7 @@ class _Cursor:
         try:
             return str(self.take(self.scalar("Q")), "utf-8")
         except UnicodeDecodeError as error:
-            raise _BrokenError(
-                f"the string at offset {at:,} of the GGUF file is not UTF-8: the file is damaged"
-            ) from error
+            raise _BrokenError(f"the string at offset {at:,} of the GGUF file is not UTF-8") from error
 
 
 def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
@@ -123,7 +121,21 @@ def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise _BrokenError(f"general.alignment is {alignment!r}: a power of two would be valid")
     start = -(-cursor.at // alignment) * alignment
-    return GGUFFile(path, metadata, {name: _tensor(cursor, start, name, info) for name, info in infos.items()})
+    tensors = {name: _tensor(cursor, start, name, info) for name, info in infos.items()}
+    _check_places([(info[2], tensors[name]) for name, info in infos.items()], alignment)
+    return GGUFFile(path, metadata, tensors)
+
+
+def _check_places(tensors: list[tuple[int, Tensor]], alignment: int) -> None:
+    """That the tensors, by the offsets where they begin, lie one behind the other."""
+    free = 0  # where the next one may begin
+    for offset, tensor in sorted(tensors, key=lambda item: item[0]):
+        if offset < free or offset % alignment:
+            raise _BrokenError(
+                f"tensor {tensor.name!r} of the GGUF file begins at {offset:,}, inside the one before it or not at a "
+                f"multiple of {alignment}"
+            )
+        free = offset + tensor.data.size
 
 
 def _collect(what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> dict[str, Any]:
@@ -131,7 +143,7 @@ def _collect(what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> 
     for _ in range(count):  # each costs bytes of the file, so a huge count ends at its end
         name, value = read_one()
         if name in found:
-            raise _BrokenError(f"the {what} {name!r} occurs twice in the GGUF file: the file is damaged")
+            raise _BrokenError(f"the {what} {name!r} occurs twice in the GGUF file")
         found[name] = value
     return found
 

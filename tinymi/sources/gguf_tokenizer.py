@@ -13,10 +13,12 @@ from typing import Any
 from tinymi.sources.gguf_config import token_id
 from tinymi.sources.gguf_file import GGUFFile, Numbers
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_LONGEST = 1000  # characters of a token; real ones have up to some hundred, all of them spaces
 
 # The rules by which text is split before merging, by the names llama.cpp gave them. SmolLM and GPT-2 use the
 # regex of GPT-2, which ByteLevel has built in; the others differ in how many digits stay together.
@@ -60,7 +62,7 @@ def _vocabulary(file: GGUFFile) -> dict[str, int]:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         twice = next(token for index, token in enumerate(tokens) if vocabulary[token] != index)
-        raise file.refuse(f"the token {twice!r} occurs twice in tokenizer.ggml.tokens: the file is damaged")
+        raise file.refuse(f"the token {twice!r} occurs twice in tokenizer.ggml.tokens")
     return vocabulary
 
 
@@ -73,7 +75,16 @@ def _numbers(file: GGUFFile, key: str, kind: str) -> list[float]:
     n_tokens, found = len(file.metadata["tokenizer.ggml.tokens"]), file.metadata.get(key)
     if not isinstance(found, Numbers) or found.values.dtype.kind != kind or len(found.values) != n_tokens:
         raise file.refuse(f"{key} is missing or broken: one number for each of the {n_tokens} tokens would be valid")
+    if np.isnan(found.values).any():
+        raise file.refuse(f"{key} holds NaN: numbers would be valid")
     return list(found.values.tolist())
+
+
+def _flag(file: GGUFFile, key: str, *, default: bool) -> bool:
+    value = file.metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise file.refuse(f"{key} is {str(value)[:40]!r}: true or false would be valid")
+    return value
 
 
 # ---- byte-level BPE
@@ -97,7 +108,7 @@ def _byte_level(file: GGUFFile) -> Tokenizer:
 def _stored_merges(file: GGUFFile) -> list[tuple[str, str]]:
     lines = file.metadata.get("tokenizer.ggml.merges")
     if not isinstance(lines, tuple):
-        raise file.refuse("tokenizer.ggml.merges is missing: byte-level BPE needs them; use another GGUF file")
+        raise file.refuse("tokenizer.ggml.merges is missing: byte-level BPE needs them")
     vocabulary = file.metadata["tokenizer.ggml.tokens"]
     known = set(vocabulary)
     merges = []
@@ -124,7 +135,7 @@ def _sentencepiece(file: GGUFFile) -> Tokenizer:
         byte_fallback=True,
     )
     tokenizer = Tokenizer(model)
-    prefix = bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = _flag(file, "tokenizer.ggml.add_space_prefix", default=True)
     scheme = "first" if prefix else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -137,6 +148,8 @@ def _merges_from_scores(file: GGUFFile, vocabulary: dict[str, int]) -> list[tupl
     scores = _numbers(file, "tokenizer.ggml.scores", "f")
     kinds = _types(file)
     mergeable = {token: index for token, index in vocabulary.items() if kinds[index] in (_NORMAL, _USER_DEFINED)}
+    if (longest := max(map(len, mergeable), default=0)) > _LONGEST:  # its cuts take time that grows with its square
+        raise file.refuse(f"tokenizer.ggml.tokens has a token of {longest:,} characters: {_LONGEST:,} are the most")
     pairs = ((token, pair) for token in mergeable for pair in _cuts(token, mergeable))
     ranked = sorted(pairs, key=lambda item: (-scores[mergeable[item[0]]], *(mergeable[part] for part in item[1])))
     return [pair for _, pair in ranked]
@@ -176,7 +189,7 @@ def _add_ends(file: GGUFFile, tokenizer: Tokenizer) -> None:
 
 
 def _end(file: GGUFFile, name: str, *, default: bool) -> list[str]:
-    wanted = file.metadata.get(f"tokenizer.ggml.add_{name}_token", default)
+    wanted = _flag(file, f"tokenizer.ggml.add_{name}_token", default=default)
     index = token_id(file, f"{name}_token")
     if wanted and index is None:
         raise file.refuse(f"the file wants a {name} token around every text, but has no tokenizer.ggml.{name}_token_id")

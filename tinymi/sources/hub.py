@@ -6,6 +6,7 @@ of the weights in another layout. When the hub cannot answer, a complete copy in
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def folder(repo: str, *, revision: str | None) -> Path:
 
     Raises SourceError, one line, when the hub refuses or cannot be reached and the cache has no complete copy.
     """
-    if revision is not None and not _REVISION.fullmatch(revision):
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
         raise SourceError(f"revision={revision!r} is not a name: a branch, a tag or a commit of {repo} would be valid")
     try:
         return _fetch(repo, revision)
@@ -63,7 +64,10 @@ def _fetch(repo: str, revision: str | None) -> Path:
         cache.check_space(place, missing, "HF_HOME")
         cache.say(f"downloading {repo} from the hub, {missing / 1e6:,.1f} MB, to {place}")
     bars = tqdm if missing and sys.stderr.isatty() else _NoBar
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=names, etag_timeout=timeout, tqdm_class=bars))
+    patterns = [glob.escape(name) for name in names]  # a name with a * in it names one file, too
+    return Path(
+        snapshot_download(repo, revision=revision, allow_patterns=patterns, etag_timeout=timeout, tqdm_class=bars)
+    )
 
 
 class _NoBar(tqdm):
