@@ -75,7 +75,8 @@ lesson.say(
 lesson.code(
     """
 scale  = sqrt(mean(resid ** 2) + eps)         # one number per layer and prompt
-logits = (resid / scale * ln_final) @ W_U     # [layers * prompts, d_model] @ [d_model, d_vocab]
+# [layers * prompts, d_model] @ [d_model, d_vocab]:
+logits = (resid / scale * ln_final) @ W_U
 """,
     caption="the whole lens",
 )
@@ -246,6 +247,9 @@ lesson.heatmap(
     column_labels=[short(prompt) for prompt in prompts],
     texts=[[marked(i, row) for i in range(len(prompts))] for row in range(n_layers + 1)],
     caption="likeliest token after each layer, coloured by its probability (columns: the ends of the prompts)",
+    row_axis="layer",
+    column_axis="prompt",
+    color="probability",
     center=None,
 )
 lesson.table(
@@ -274,6 +278,9 @@ lesson.heatmap(
         for row in range(n_layers + 1)
     ],
     caption="rank (1 = likeliest) and probability of the followed token",
+    row_axis="layer",
+    column_axis="token",
+    color="-log10 of the rank",
     center=None,
 )
 lesson.say(
