@@ -199,7 +199,7 @@ lesson.table(
 lesson.section("3. Finer: every head")
 lesson.say(
     "An attention layer is a sum too. Head h writes `z_h @ W_O_h`, and the heads' shares sum to their layer's. Look "
-    "for dark cells; then, for the heads that write most, at the token the last position reads in them."
+    "for strong colours; then, for the heads that write most, at the token the last position reads in them."
 )
 
 

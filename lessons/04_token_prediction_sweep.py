@@ -221,10 +221,10 @@ if "def fibonacci(n):" in prompts and known[prompts.index("def fibonacci(n):")]:
 # %% 3. The matrix
 lesson.section("3. Layer by layer: what would the model say if it ended here?")
 lesson.say(
-    "Each column is a prompt, read it downwards; a darker cell is a more probable token. A filled mark ■ stands where "
-    "the right answer comes first and stays to the end; ▸ where it comes first but is lost again. Where the model does "
-    "not end with a right answer, □ and ▹ do the same for its own last word. Look how long the columns say nothing "
-    "about the question, and how sure of it they look."
+    "Each column is a prompt, read it downwards; the stronger a cell's colour, the more probable its token. A filled "
+    "mark ■ stands where the right answer comes first and stays to the end; ▸ where it comes first but is lost again. "
+    "Where the model does not end with a right answer, □ and ▹ do the same for its own last word. Look how long the "
+    "columns say nothing about the question, and how sure of it they look."
 )
 
 
@@ -266,8 +266,8 @@ lesson.table(
 lesson.section("4. Probability, rank and entropy through depth")
 lesson.say(
     "Top-1 is a hard test; an answer climbs before it wins. Each cell is the rank of the followed token among all "
-    f"{config.d_vocab:,}; where its probability is at least 0.001 it stands behind. Darker is a better rank. Look for "
-    "the layer at which the ranks begin to fall."
+    f"{config.d_vocab:,}; where its probability is at least 0.001 it stands behind. A strong colour is a good rank. "
+    "Look for the layer at which the ranks begin to fall."
 )
 lesson.heatmap(
     -np.log10(ranks.T),

@@ -287,6 +287,7 @@ def _heatmap(item: Heatmap) -> dict[str, Any]:
         "rows": _heat_rows(item),
         "corner": _corner(item),
         "scale": _scale_of(item),
+        "upright": any(isinstance(name, Token) and len(name) > 3 for name in item.column_labels),
         "deep": deep[0] if deep else "",
         "depths": len(labels),
     }
@@ -319,7 +320,7 @@ def _heat_rows(item: Heatmap) -> list[tuple[TableCell, list[TableCell]]]:
                 text,
                 words is None,
                 _level(part, item.center is not None),
-                _place(item, label, column, value, words and text),
+                _place(item, label, column, value, text if words else None),
             )
             for text, value, part, column in zip(texts, row, parts, item.column_labels)
         ]

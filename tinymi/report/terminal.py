@@ -42,7 +42,7 @@ MIN_WIDTH = 60
 MAX_WIDTH = 100  # longer lines of prose are hard to read
 GAP = 2  # columns between two columns of a table
 RAMP = " ░▒▓█"
-PLUS, MINUS, AMOUNT = (224, 217, 210, 203), (195, 153, 111, 69), (230, 223, 222, 215)  # xterm's colours, pale to strong
+PLUS, MINUS, AMOUNT = (224, 217, 210, 203), (195, 153, 111, 69), (230, 222, 215, 208)  # xterm's colours, pale to strong
 BAR_PLUS, BAR_MINUS, BAR_AMOUNT = "38;5;167", "38;5;68", "38;5;172"  # readable on black and on white
 SPARKS = "▁▂▃▄▅▆▇█"
 _ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@o.#~><x.''\"\"~") | {  # one column each
