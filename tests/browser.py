@@ -26,7 +26,8 @@ WIDTHS = {"wide": 1200, "phone": 375}
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 MOST_BYTES = 1_000_000
 FAULTY = """<!doctype html><html lang="en"><title>x</title><body class="tinymi" style="background:#eee"><nav>x</nav>
-<p style="width:3000px">x</p><p style="color:#bbb">pale words</p><img src="https://127.0.0.1/x.png"><script>console.log("x"); f()</script>
+<p style="width:3000px">x</p><p style="color:#bbb">pale words</p>
+<img src="https://127.0.0.1/x.png"><script>console.log("x"); f()</script>
 <div class="attention"><p class="name">x</p><table><tbody><tr><th>x</th><td title="y">1</td></tr></tbody></table>
 <select class="head"><option>0<option>1</select><input class="layer" type="range" min="0" max="2">
 <div class="strip"><button>a</button><button>b</button><button>c</button></div><p class="told">x</p></div>
