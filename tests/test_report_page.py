@@ -192,7 +192,7 @@ def test_a_step_draws_its_matmul_and_says_it() -> None:
     assert boxes == ["rows-inner", "inner-columns", "rows-columns"]
     sides = [[int(n) for n in re.findall(r"\d+", str(box["style"]))] for box in reader.all("i") if "style" in box]
     assert sides[0][1] == sides[2][1] < sides[0][0] == sides[1][1], "pos, d_model: equal axes have equal sides"
-    assert [cell.get("title") for cell in reader.all("td")][1].endswith("number 1: -1234.5")
+    assert str(reader.all("td")[1]["title"]).endswith("number 1: -1234.5")
 
 
 def test_patterns_survive_their_packing() -> None:

@@ -66,7 +66,7 @@ def test_a_wide_heatmap_tells_sign_and_size_without_colour_or_unicode() -> None:
     values = np.zeros((1, 200))
     values[0, :3] = [1.0, -1.0, 0.5]
     last = render(items.make_heatmap(values, None, None, None), Screen(unicode=False)).split("\n")[1]
-    assert last.split()[1:4] == ["+#", "-#", "+o"]
+    assert last.split()[1:4] == ["+#", "-#", "+*"]
 
 
 def test_a_heatmap_drops_digits_rather_than_columns() -> None:
@@ -106,7 +106,7 @@ def test_a_step_says_what_ran_and_what_came_of_it() -> None:
         "[pos 6, d_model 576] @ [d_model 576, n_heads*d_head 576], for each of 9 heads result: [batch 1, pos 6, 1]"
         in text
     )
-    assert lines[-1].split()[-5:] == ["0.250", "█-1234.500", "–", "0.000", "..."]
+    assert lines[-1].split()[-5:] == ["0.250", "-1234.500", "–", "0.000", "..."]
 
 
 def test_attention_shows_the_head_asked_for() -> None:

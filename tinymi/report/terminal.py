@@ -45,7 +45,7 @@ RAMP = " ░▒▓█"
 PLUS, MINUS, AMOUNT = (224, 217, 210, 203), (195, 153, 111, 69), (230, 222, 215, 208)  # xterm's colours, pale to strong
 BAR_PLUS, BAR_MINUS, BAR_AMOUNT = "38;5;167", "38;5;68", "38;5;172"  # readable on black and on white
 SPARKS = "▁▂▃▄▅▆▇█"
-_ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@o.#~><x.''\"\"~") | {  # one column each
+_ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@*:#~><x.''\"\"~") | {  # one column each
     ord(SPACE): r"\s",
     ord("≤"): "<=",
     ord("≥"): ">=",
@@ -69,7 +69,7 @@ class Screen:
         return cls(min(max(columns, MIN_WIDTH), MAX_WIDTH), color, _encodes(RAMP + SPARKS + SPACE, stream.encoding))
 
     def paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text and code else text
 
     def bold(self, text: str) -> str:
         return self.paint(text, "1")
@@ -179,13 +179,13 @@ def _step(item: Step, screen: Screen) -> str:
 
 
 def _excerpt(item: Step, screen: Screen) -> str:
-    """The numbers of a step, shaded, behind where they are from; on a line of their own where there is no room."""
+    """The numbers of a step, coloured, behind where they are from; on a line of their own where there is no room."""
     grid = excerpt(item)
     texts = [screen.spell(show(value, grid.format)) for value in item.numbers]
-    cells = [_shaded(text, part, width(text) + 1, screen) for text, part in zip(texts, strengths(grid)[0])]
+    cells = [screen.paint(text, _background(part)) for text, part in zip(texts, strengths(grid)[0])]
     where = paragraphs(f"{item.where}:", screen, "  ", "    ")
     row = "  ".join([*cells, *["..."] * item.more])
-    taken = len(where) + sum(width(text) + 3 for text in texts) + 5 * item.more
+    taken = len(where) + sum(width(text) + 2 for text in texts) + 5 * item.more
     return f"{where}  {row}" if taken <= screen.width and "\n" not in where else f"{where}\n    {row}"
 
 
@@ -444,10 +444,17 @@ def _shaded(
     if RAMP[0] == shade or not screen.color:
         return body
     text, gap = body.rstrip(), " " * (len(body) - len(body.rstrip()))  # no colour at a line's end that is not text
-    color = (AMOUNT if one_sided else MINUS if strength < 0 else PLUS)[min(int(abs(strength) * 4), 3)]
+    background = _background(strength, one_sided)
     before, _, after = text.partition(shade)
-    hidden = f"\x1b[38;5;{color}m{shade}\x1b[30m"
-    return screen.paint(f"{before}{hidden}{after}", f"30;48;5;{color}") + gap
+    hidden = f"\x1b[38;5;{background.rpartition(';')[2]}m{shade}\x1b[30m"  # in the colour that it stands on
+    return screen.paint(f"{before}{hidden}{after}", background) + gap
+
+
+def _background(strength: float | None, one_sided: bool = False) -> str:
+    """The colours of a cell: black on a background that is the stronger, the stronger its value."""
+    if strength is None:
+        return ""
+    return f"30;48;5;{(AMOUNT if one_sided else MINUS if strength < 0 else PLUS)[min(int(abs(strength) * 4), 3)]}"
 
 
 def head_picture(item: Attention, layer: int, head: int) -> Heatmap:
