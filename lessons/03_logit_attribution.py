@@ -69,10 +69,14 @@ lesson.say(
 )
 lesson.code(
     """
-x = embed + sum(attn_out[layer] for all layers) + sum(mlp_out[layer] for all layers)   # [d_model], last position
-scale     = sqrt(mean(x ** 2) + eps)                                                    # one number, frozen
-direction = ln_final * (W_U[:, answer] - W_U[:, foil]) / scale                          # [d_model]
-share of a component = component @ direction            # all shares together: logit(answer) - logit(foil)
+# [d_model], at the last position:
+x = embed + sum(attn_out[layer] + mlp_out[layer] for all layers)
+# one number, frozen:
+scale = sqrt(mean(x ** 2) + eps)
+# [d_model]:
+direction = ln_final * (W_U[:, answer] - W_U[:, foil]) / scale
+# all shares together: logit(answer) - logit(foil)
+share of a component = component @ direction
 """,
     caption="the whole method",
 )
@@ -195,7 +199,7 @@ lesson.table(
 lesson.section("3. Finer: every head")
 lesson.say(
     "An attention layer is a sum too. Head h writes `z_h @ W_O_h`, and the heads' shares sum to their layer's. Look "
-    "for dark cells; then, for the heads that write most, at the token the last position reads in them."
+    "for strong colours; then, for the heads that write most, at the token the last position reads in them."
 )
 
 

@@ -75,7 +75,8 @@ lesson.say(
 lesson.code(
     """
 scale  = sqrt(mean(resid ** 2) + eps)         # one number per layer and prompt
-logits = (resid / scale * ln_final) @ W_U     # [layers * prompts, d_model] @ [d_model, d_vocab]
+# [layers * prompts, d_model] @ [d_model, d_vocab]:
+logits = (resid / scale * ln_final) @ W_U
 """,
     caption="the whole lens",
 )
@@ -220,10 +221,10 @@ if "def fibonacci(n):" in prompts and known[prompts.index("def fibonacci(n):")]:
 # %% 3. The matrix
 lesson.section("3. Layer by layer: what would the model say if it ended here?")
 lesson.say(
-    "Each column is a prompt, read it downwards; a darker cell is a more probable token. A filled mark ■ stands where "
-    "the right answer comes first and stays to the end; ▸ where it comes first but is lost again. Where the model does "
-    "not end with a right answer, □ and ▹ do the same for its own last word. Look how long the columns say nothing "
-    "about the question, and how sure of it they look."
+    "Each column is a prompt, read it downwards; the stronger a cell's colour, the more probable its token. A filled "
+    "mark ■ stands where the right answer comes first and stays to the end; ▸ where it comes first but is lost again. "
+    "Where the model does not end with a right answer, □ and ▹ do the same for its own last word. Look how long the "
+    "columns say nothing about the question, and how sure of it they look."
 )
 
 
@@ -246,6 +247,9 @@ lesson.heatmap(
     column_labels=[short(prompt) for prompt in prompts],
     texts=[[marked(i, row) for i in range(len(prompts))] for row in range(n_layers + 1)],
     caption="likeliest token after each layer, coloured by its probability (columns: the ends of the prompts)",
+    row_axis="layer",
+    column_axis="prompt",
+    color="probability",
     center=None,
 )
 lesson.table(
@@ -262,8 +266,8 @@ lesson.table(
 lesson.section("4. Probability, rank and entropy through depth")
 lesson.say(
     "Top-1 is a hard test; an answer climbs before it wins. Each cell is the rank of the followed token among all "
-    f"{config.d_vocab:,}; where its probability is at least 0.001 it stands behind. Darker is a better rank. Look for "
-    "the layer at which the ranks begin to fall."
+    f"{config.d_vocab:,}; where its probability is at least 0.001 it stands behind. A strong colour is a good rank. "
+    "Look for the layer at which the ranks begin to fall."
 )
 lesson.heatmap(
     -np.log10(ranks.T),
@@ -274,6 +278,9 @@ lesson.heatmap(
         for row in range(n_layers + 1)
     ],
     caption="rank (1 = likeliest) and probability of the followed token",
+    row_axis="layer",
+    column_axis="token",
+    color="-log10 of the rank",
     center=None,
 )
 lesson.say(

@@ -15,6 +15,7 @@ McDougall et al. 2023, Copy Suppression
 """
 
 # %% Set-up
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -405,12 +406,12 @@ plain = joined(logit_differences(model, batch) for batch in sweep)  # [n]
 zeroed = swept(zero_out, "knocking out heads (zero)")
 zero_drop = spread(plain - zeroed)  # [n_layers, n_heads, 3]
 lesson.say(
-    f"Look for dark cells: heads without which the logit difference, {plain.mean():.2f} on these {plain.size} "
+    f"Look for strong colours: heads without which the logit difference, {plain.mean():.2f} on these {plain.size} "
     "prompts, falls (positive) or rises (negative)."
 )
 lesson.heatmap(
     zero_drop[..., 0], caption="how far the logit difference falls when the head's pattern is set to zero",
-    row_axis="layer", column_axis="head", format=".2f",
+    row_axis="layer", column_axis="head", format="z.2f",
 )  # fmt: skip
 lesson.json["knockout"] = zeroed.mean(axis=-1).tolist()
 lesson.json["knockout_drop"] = zero_drop.tolist()
@@ -432,7 +433,7 @@ sweeper.close()
 mean_drop = spread(half_plain - averaged)
 lesson.heatmap(
     mean_drop[..., 0], caption="how far it falls when the head's output is replaced by its mean over ABC texts",
-    row_axis="layer", column_axis="head", format=".2f",
+    row_axis="layer", column_axis="head", format="z.2f",
 )  # fmt: skip
 lesson.json["knockout_mean_ablation"] = averaged.mean(axis=-1).tolist()
 lesson.json["knockout_mean_ablation_drop"] = mean_drop.tolist()
@@ -946,10 +947,18 @@ if readers:
 # %% 8. The circuit
 lesson.section("8. The circuit, and how much of the behaviour it is")
 circuit = sorted({*labelled, *backups})
-drawing = [
-    f"layer {layer:>3} | " + "   ".join(f"{head_name(head)} {role[head]}" for head in circuit if head[0] == layer)
-    for layer in sorted({layer for layer, _ in circuit}, reverse=True)
-]
+
+
+def drawn(layer: int) -> str:
+    """The circuit's heads in this layer, on as many lines as they need."""
+    named = [f"{head_name(head)} {role[head]}".replace(" ", "\xa0") for head in circuit if head[0] == layer]
+    lines = textwrap.wrap(
+        "   ".join(named), 68, initial_indent=f"layer {layer:>3} | ", subsequent_indent="          | "
+    )
+    return "\n".join(lines).replace("\xa0", " ")
+
+
+drawing = [drawn(layer) for layer in sorted({layer for layer, _ in circuit}, reverse=True)]
 lesson.say(
     "The heads with a role, drawn as the stream flows: the tokens below, the logits above. Heads on one line work side "
     "by side; what stands lower can be read by what stands higher."

@@ -237,6 +237,7 @@ lesson.heatmap(
     texts=[[Token(pieces[int(best[row, position])]) for position in shown_pos] for row in range(n_rows)],
     row_axis="layer",
     column_axis="at the token",
+    color="probability",
     caption="likeliest next token by the logit lens, coloured by its probability"
     + (" (the last eight positions)" if len(shown_pos) < n_pos else ""),
     center=None,
@@ -287,10 +288,14 @@ lesson.say(
 )
 lesson.code(
     """
-x = stream of the layer, divided by its size; y = the last layer's, divided by its size    # [token, d_model]
-A = solve(X.T @ X + penalty * identity, X.T @ Y)        # X, Y: less their means, mean_x and mean_y
-translated = mean_y + (x - mean_x) @ A                  # then the norm's weight and the unembedding, as ever
-bias only  = mean_y                                     # control: it knows nothing of the token
+x = stream of the layer, divided by its size    # [token, d_model]
+y = the last layer's, divided by its size       # [token, d_model]
+# X, Y: these less their means, mean_x and mean_y
+A = solve(X.T @ X + penalty * identity, X.T @ Y)
+# then the norm's weight and the unembedding, as ever
+translated = mean_y + (x - mean_x) @ A
+# control: it knows nothing of the token
+bias only  = mean_y
 """,
     caption="a tuned lens in one matmul",
 )

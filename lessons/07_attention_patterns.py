@@ -224,7 +224,7 @@ lesson.say(
     f"The shares below come from {len(NATURAL)} natural sentences that all say something twice (the list `NATURAL` in "
     "this file), not from the prompt. A head that spreads its attention evenly over the keys that it may read would "
     "give " + ", ".join(f"{kind} {share:.0%}" for kind, share in zip(KINDS, natural_even, strict=True)) + ". Look for "
-    "single dark cells: heads that do one thing. And look at the first grid, which is dark almost everywhere or not."
+    "single strong colours: heads that do one thing. And look at the first grid: is it strong almost everywhere?"
 )
 for kind, kind_name in enumerate(KINDS):
     lesson.heatmap(

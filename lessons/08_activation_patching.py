@@ -204,12 +204,14 @@ lesson.say(
 )
 lesson.code(
     """
-rows of one layer's batch, for each pair (new: the positions from the first word that differs on):
+rows of one layer's batch, for each pair
+(new: how many positions there are from the first word that differs on):
   block 0 ... new-1            resid_pre at position p, from the other run
   block new ... 2 new-1        attn_out  at position p
   block 2 new ... 3 new-1      mlp_out   at position p
   block 3 new ... + n_heads-1  hook_z of head h, all positions
-share = (difference after the patch - before) / (difference of the other run - before)
+share = (difference after the patch - before)
+        / (difference of the other run - before)
 """,
     caption="one run per layer",
 )

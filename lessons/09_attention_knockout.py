@@ -276,7 +276,7 @@ single = stacked([
 ])  # each [layer, key, prompt]  # fmt: skip
 lesson.say(
     "Does it need a window, or is it one layer's work? And is it one head's? Each head in turn loses its edge last <- "
-    "subject in one layer; all other heads keep theirs. Look for a single dark cell."
+    "subject in one layer; all other heads keep theirs. Look for a single strong colour."
 )
 all_heads = list(range(n_heads))
 by_head = stacked([

@@ -231,13 +231,13 @@ def size(axis: str) -> int:
     return math.prod(SIZES[part] for part in axis.split("*"))
 
 
-def named(axes: tuple[str, ...]) -> str:
-    """[pos 6, d_model 576]"""
-    return "[" + ", ".join(axis if axis == "1" else f"{axis} {size(axis):,}" for axis in axes) + "]"
+def sized(*axes: str) -> list[tuple[str, int]]:
+    """Axes with their sizes: ("pos", 6), ("d_model", 576)."""
+    return [(axis, size(axis)) for axis in axes]
 
 
 def shown_lines(step: Step) -> str:
-    """The statements that ran, indented by the depth of their call, in 76 columns."""
+    """The statements that ran, indented by the depth of their call, in 74 columns."""
     outermost = min((depth for depth, _ in step.lines), default=0)
     rows = []
     for depth, statement in step.lines:
@@ -246,35 +246,32 @@ def shown_lines(step: Step) -> str:
     return "\n".join(rows)
 
 
-def shown_shapes(point: Point, step: Step) -> str:
-    """The matmul by the names of its axes, or the shape of the result."""
-    if point.short not in AXES:
-        return f"result: {named(point.axes)}"
-    n, m, k = AXES[point.short]
-    each = f", for each of {config.n_heads} heads" if n == "query_pos" else ""
-    return (
-        f"{named((n, m))} @ {named((m, k))}{each}\nresult: {named(point.axes)}\nmultiply-adds: {step.multiply_adds:,}"
-    )
-
-
-def shown_numbers(point: Point, value: Array) -> str:
-    """A few numbers of the chosen position (and of head 0, where there are heads)."""
+def shown_numbers(point: Point, value: Array) -> tuple[str, Array]:
+    """Where the excerpt is from, and all numbers there: the chosen position's (head 0's, where there are heads)."""
     if "query_pos" in point.axes:
-        row, where = value[0, 0, position], f"head 0, query {position}, keys 0 to {n_pos - 1}"
-    elif value.ndim == 4:
-        row, where = value[0, position, 0], f"position {position}, head 0"
-    else:
-        row, where = value[0, position], f"position {position}"
-    more = " ..." if len(row) > 7 else ""
-    return f"{where}: " + "  ".join(f"{number:.3f}" for number in row[:7]) + more
+        return f"head 0, query {position}, keys from 0", value[0, 0, position, : position + 1]
+    if value.ndim == 4:
+        return f"position {position}, head 0", value[0, position, 0]
+    return f"position {position}", value[0, position]
 
 
 def tell(step: Step) -> None:
     """One step, as it was seen."""
     point = step.hook.point
-    parts = [shown_lines(step), shown_shapes(point, step), shown_numbers(point, step.value)]
-    lesson.code("\n\n".join(part for part in parts if part), caption=step.hook.name)
-    lesson.say(MEANING[point.short])
+    n, m, k = AXES.get(point.short, ("", "", ""))
+    where, numbers = shown_numbers(point, step.value)
+    lesson.step(
+        step.hook.name,
+        MEANING[point.short],
+        shown_lines(step),
+        factors=[sized(n, m), sized(m, k)] if n else [],
+        times=f"for each of {config.n_heads} heads" if n == "query_pos" else "",
+        result=sized(*point.axes),
+        multiply_adds=step.multiply_adds,
+        where=where,
+        numbers=numbers[:6],
+        more=len(numbers) > 6,
+    )
 
 
 tell(told["hook_embed"])
@@ -283,9 +280,10 @@ tell(told["hook_embed"])
 lesson.section(f"3. Layer {layer}, line by line")
 lesson.say(
     "Under each hook point: the lines that ran since the one before (indented where a function was called), the matmul "
-    "if there was one, with the names of its axes, and some numbers of the result. Look for the two halves: attention, "
-    "the only place where positions exchange anything, and the MLP, which works on each position alone. And look at "
-    "what returns to the stream: one sum each."
+    "if there was one, with the names of its axes, and some numbers of the result. (The page draws each matmul, too: "
+    "sides grow with the logarithm of their axes, and the axis that the two factors share is summed over.) Look for "
+    "the two halves: attention, the only place where positions exchange anything, and the MLP, which works on each "
+    "position alone. And look at what returns to the stream: one sum each."
 )
 for step in watch.steps:
     if step.hook.layer == layer:

@@ -2,8 +2,10 @@
 
 Every page is opened from the disk by headless Chromium with the network off, in light and dark, on a wide screen and a
 phone's. There must be no message on the console, no request but for the page itself, no violation of WCAG's levels A
-and AA that axe-core finds, and nothing wider than the screen. Head pickers, layer sliders and token buttons are driven
-by the mouse and by keys; what they say must change as it should. Prints what is wrong; exit status 1 if anything is.
+and AA that axe-core finds, and nothing wider than the screen. Head pickers, sliders, token buttons, and the cells of
+every grid are driven by the mouse and by keys; what they say must be what the page's tables say. On paper a page is
+light, and its controls are gone. Prints what is wrong; exit status 1 if anything is. Before all this it looks at a
+page with one fault of each kind, and must find them.
 
 Needs playwright (extra "browser") and a Chromium on PATH.
 """
@@ -11,17 +13,43 @@ Needs playwright (extra "browser") and a Chromium on PATH.
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, sync_playwright
 
 SCHEMES: tuple[Any, ...] = ("light", "dark")
 WIDTHS = {"wide": 1200, "phone": 375}
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 MOST_BYTES = 1_000_000
+FAULTY = """<!doctype html><html lang="en"><title>x</title><body class="tinymi" style="background:#eee"><nav>x</nav>
+<p style="width:3000px">x</p><p style="color:#bbb">pale words</p>
+<img src="https://127.0.0.1/x.png"><script>console.log("x"); f()</script>
+<div class="attention"><p class="name">x</p><table><tbody><tr><th>x</th><td title="y">1</td></tr></tbody></table>
+<select class="head"><option>0<option>1</select><input class="layer" type="range" min="0" max="2">
+<div class="strip"><button>a</button><button>b</button><button>c</button></div><p class="told">x</p></div>
+<div class="map"><table class="heat"><thead><tr><th>x<th>y</thead><tbody><tr><th>x</th><td title="y">1</td></tr></tbody>
+</table><p class="readout">x</p><div class="depth" data-axis="row"><input type="range" max="2"><ul class="strip"></ul>
+</div></div><figure class="lines"><svg></svg><input type="range"><ul><li><span class="value">7</span></li></ul><table>
+<tbody><tr><th>0</th><td>8</td></tr></tbody></table></figure></body></html>"""
+FAULTS = (
+    "console: x",
+    "error: f is not",
+    "asks for https://127.0.0.1",
+    "color-contrast",
+    "image-alt",
+    "wider than the screen",
+    "another head",
+    "another layer",
+    "tokens do not answer",
+    "does not tell its value",
+    "slider of depth",
+    "slider of c",
+    "on paper",
+)
 
 
 @contextmanager
@@ -64,38 +92,122 @@ def look_at(browser: Browser, file: Path, axe: str) -> list[str]:
                 overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if overhang > 0:
                     problems.append(f"{file.name} {scheme} {width}: {overhang} pixels wider than the screen")
-    with opened(browser, file, problems) as page:
-        problems += [f"{file.name}: {problem}" for problem in drive(page)]
+    with opened(browser, file, problems, color_scheme="dark") as page:
+        page.set_default_timeout(5000)
+        for part in (attention, grids, depths, curves, paper):
+            problems += [f"{file.name}: {problem}" for problem in part(page)]
     return problems
 
 
-def drive(page: Page) -> Iterator[str]:
-    """Work every attention picture of the page, under its own content security policy, as a reader would."""
-    for number in range(page.locator(".attention").count()):
-        picture = page.locator(".attention").nth(number)
+# --- a page's own script, under its own content security policy, driven as a reader would ------------------------
+
+
+def all_of(page: Page, selector: str) -> list[Locator]:
+    found: list[Locator] = page.locator(selector).all()
+    return found
+
+
+def attention(page: Page) -> Iterator[str]:
+    """Head picker, layer slider, tokens."""
+    for number, picture in enumerate(all_of(page, ".attention")):
         heads, layers = picture.locator(".head"), picture.locator(".layer")
         seen = {shown(picture)}
         if heads.count() and heads.locator("option").count() > 1:
             last = heads.locator("option").count() - 1
-            heads.select_option(index=0 if heads.evaluate("e => e.selectedIndex") == last else last)
+            heads.press("Home" if heads.evaluate("e => e.selectedIndex") == last else "End")
             yield from changed(picture, seen, f"attention {number}: another head")
         if layers.count() and layers.get_attribute("min") != layers.get_attribute("max"):
-            layers.focus()
-            layers.press("End")
-            layers.press("Home")
+            layers.click(position={"x": 2, "y": 8})
+            if layers.input_value() != layers.get_attribute("min"):
+                yield f"attention {number}: the slider of layers does not answer to a click"
             layers.press("ArrowRight")
             yield from changed(picture, seen, f"attention {number}: another layer")
+        for pick in picture.locator(".pick").all():
+            pick.click()
+            if not (picture.locator(".name").text_content() or "").startswith(pick.text_content() or "-"):
+                yield f"attention {number}: the button {pick.text_content()} leads to another head"
         tokens = picture.locator(".strip button")
-        if tokens.count() > 2:
-            told = picture.locator(".told")
-            tokens.nth(2).click()
-            clicked = told.text_content()
-            page.keyboard.press("ArrowLeft")
-            if told.text_content() == clicked or not clicked:
+        for query, key in ((2, None), (1, "ArrowLeft")):
+            if key is None:
+                tokens.nth(query).click()
+            else:
+                page.keyboard.press(key)
+            if not lights_up(picture, query):
                 yield f"attention {number}: tokens do not answer to click and key"
-            lit = picture.locator(".strip button[style], .strip button[class]").count()
-            if not lit:
-                yield f"attention {number}: no token lights up"
+
+
+def lights_up(picture: Locator, query: int) -> bool:
+    """Whether the tokens that `query` attends to are told and coloured as its row of the table is."""
+    cells = picture.locator("tbody tr").nth(query).locator("td").all()[: query + 1]
+    buttons = picture.locator(".strip button").all()
+    shares = [button.locator("small").all_text_contents() for button in buttons]
+    colours = [button.get_attribute("class") or "" for button in buttons]
+    wanted = [[f"{cell.text_content()}%"] for cell in cells] + [[""]] * (len(buttons) - query - 1)
+    told = picture.locator(".told").text_content() or ""
+    same = colours == [cell.get_attribute("class") for cell in cells] + [""] * (len(buttons) - query - 1)
+    return shares == wanted and same and f"(position {query}) attends to " in told
+
+
+def grids(page: Page) -> Iterator[str]:
+    """Cells tell their exact value under the pointer and when Tab and the arrow keys reach them."""
+    for number, box in enumerate(all_of(page, ":is(.map, .step, .attention):has(table.heat)")):
+        table, readout = box.locator("table.heat"), box.locator(".readout")
+        last = table.locator("td[title]:not([title=''])").last
+        last.hover()
+        if readout.text_content() != last.get_attribute("title"):
+            yield f"grid {number}: a cell under the pointer does not tell its value"
+        table.evaluate("t => (t.closest('.scroll') ?? t).focus()")
+        page.keyboard.press("Tab")
+        told = [readout.text_content()]
+        for key in ("ArrowDown", "ArrowRight"):
+            page.keyboard.press(key)
+            told.append(readout.text_content())
+        at = page.evaluate("document.activeElement.title")
+        if (
+            not at
+            or told[-1] != at
+            or (last.evaluate("c => c.parentElement.rowIndex + c.cellIndex > 2") and told[0] == at)
+        ):
+            yield f"grid {number}: a cell that keys lead to does not tell its value"
+
+
+def depths(page: Page) -> Iterator[str]:
+    """The slider of depth shows the row or column of its layer."""
+    for number, picture in enumerate(all_of(page, ".map:has(.depth)")):
+        box, rows = picture.locator(".depth"), picture.locator("tbody tr")
+        slider = box.locator("input")
+        slider.focus()
+        for key, at in (("Home", 0), ("ArrowRight", 1)):
+            slider.press(key)
+            by_row = box.get_attribute("data-axis") == "row"
+            cells = rows.nth(at).locator("td") if by_row else rows.locator(f"td:nth-of-type({at + 1})")
+            names = box.locator("li small").all_text_contents()
+            shown = [text.removeprefix(name) for text, name in zip(box.locator("li").all_text_contents(), names)]
+            if not shown or shown != cells.all_text_contents():
+                yield f"slider of depth {number}: does not show what stands in its layer"
+
+
+def curves(page: Page) -> Iterator[str]:
+    """The slider, and the pointer over the picture, tell the curves' values at one place."""
+    for number, figure in enumerate(all_of(page, ".lines")):
+        rows, slider = figure.locator("tbody tr"), figure.locator("input")
+        if rows.count() > 1 or not figure.locator(".cursor").count():
+            slider.press("Home")
+            first = figure.locator(".value").all_text_contents()
+            figure.locator("svg").first.hover()
+            middle = slider.input_value()
+            if first != rows.first.locator("td").all_text_contents() or middle == "0":
+                yield f"slider of curves {number}: does not tell the values of its place"
+
+
+def paper(page: Page) -> Iterator[str]:
+    """Printed by a reader whose screen is dark."""
+    page.emulate_media(media="print", color_scheme="dark")
+    if page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)":
+        yield "on paper: not on white"
+    for selector in ("nav", ".controls", ".strip", ".readout"):
+        if any(part.is_visible() for part in all_of(page, selector)):
+            yield f"on paper: {selector} is still there"
 
 
 def shown(picture: Any) -> str:
@@ -120,8 +232,12 @@ def main(site: Path, axe: Path) -> int:
         f"{page.name}: links to {link}" for page in pages for link in links_of(page) if not (site / link).exists()
     ]
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        faulty = Path(folder) / "faulty.html"
+        faulty.write_text(FAULTY, "utf-8")
+        seen = "\n".join(look_at(browser, faulty, axe.read_text("utf-8")))
+        problems += [f"faulty page: nothing was said of {fault!r}" for fault in FAULTS if fault not in seen]
         for page in pages:
             found = look_at(browser, page, axe.read_text("utf-8"))
             print(f"{page.name}: {len(found)} problems", flush=True)

@@ -45,6 +45,16 @@ def test_every_lesson_is_listed_with_its_question_and_time() -> None:
         assert lesson.title.split()[0] in text
 
 
+def test_nothing_is_wider_than_80_columns() -> None:
+    for text in (said(), said("glossary"), said("glossary", "logit lens"), said("points"), said("run", "5", "--help")):
+        assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_lessons_times_are_read_from_its_docstring() -> None:
+    assert find("tour").times == ("20 minutes", "3 seconds")
+    assert all(time for lesson in all_lessons() for time in lesson.times)
+
+
 @pytest.mark.parametrize("name", ["0", "00", "quick_start", "00_quick_start", "lessons/00_quick_start.py"])
 def test_a_lesson_is_found_by_many_names(name: str) -> None:
     assert find(name).path.name == "00_quick_start.py"

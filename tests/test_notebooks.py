@@ -6,6 +6,7 @@ from tests.running import ROOT
 
 import jupytext
 import pytest
+import wcwidth
 from nbclient import NotebookClient
 
 LESSONS = sorted((ROOT / "lessons").glob("[0-9]*.py"))
@@ -29,4 +30,5 @@ def test_a_lesson_runs_as_a_notebook(path: Path, tiny_folder: Path, monkeypatch:
         "every item is shown as a picture, with its text for those who have no pictures"
     )
     assert any("<table" in page for page in pages)
+    assert max(map(wcwidth.width, "\n".join(texts).split("\n"))) <= 80
     assert "checks passed." in "".join(output.get("text", "") for output in outputs)

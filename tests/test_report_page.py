@@ -144,6 +144,57 @@ def test_heatmap_cells_name_their_place_and_exact_value() -> None:
     assert [cell["class"] for cell in cells] == ["p1", f"n{LEVELS}"]
 
 
+def test_a_cell_of_words_names_what_it_says_and_what_colours_it() -> None:
+    about = {"row_axis": "layer", "column_axis": "at", "center": None, "color": "probability"}
+    heatmap = items.make_heatmap([[0.25]], [7], [Token(" is")], [[Token(" Paris")]], **about)
+    reader = of(heatmap)
+    assert [cell["title"] for cell in reader.all("td")] == ["layer 7, at ␣is: ␣Paris (probability 0.25)"]
+
+
+def test_every_heatmap_has_its_scale() -> None:
+    two_sided, one_sided = (
+        of(items.make_heatmap([[-2.0, 4.0]], None, None, None, center=center, format=".1f")) for center in (0.0, None)
+    )
+    marks = [
+        next(css for tag, css in found.elements if tag == "p" and css.get("class") == "scale")
+        for found in (two_sided, one_sided)
+    ]
+    assert marks
+    assert "scale -4.0 0.0 4.0" in two_sided.text
+    assert "scale -2.0 4.0" in one_sided.text
+    ends = [
+        [
+            css["class"]
+            for tag, css in found.elements
+            if tag == "span" and re.fullmatch(r"[pna]\d+", css.get("class") or "")
+        ]
+        for found in (two_sided, one_sided)
+    ]
+    assert ends == [[f"n{LEVELS}", "p0", f"p{LEVELS}"], ["a0", f"a{LEVELS}"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "deep"), [("layer", "head", "row"), ("head", "layer", "column"), ("query", "key", None)]
+)
+def test_an_axis_of_depth_has_a_slider(row: str, column: str, deep: str | None) -> None:
+    reader = of(items.make_heatmap(np.ones((3, 4)), None, None, None, row_axis=row, column_axis=column))
+    found = [attributes.get("data-axis") for attributes in reader.all("div") if attributes.get("class") == "depth"]
+    assert found == ([deep] if deep else [])
+    assert [slider["max"] for slider in reader.all("input")] == ({"row": ["2"], "column": ["3"]}.get(deep or "", []))
+
+
+def test_a_step_draws_its_matmul_and_says_it() -> None:
+    step = next(item for item in samples() if isinstance(item, items.Step))
+    reader = of(step)
+    assert "matmul [pos 6, d_model 576] @ [d_model 576, n_heads*d_head 576], for each of 9 heads" in reader.text
+    assert "multiply-adds 1,990,656" in reader.text
+    boxes = [str(box["class"]) for box in reader.all("i") if "style" in box]
+    assert boxes == ["rows-inner", "inner-columns", "rows-columns"]
+    sides = [[int(n) for n in re.findall(r"\d+", str(box["style"]))] for box in reader.all("i") if "style" in box]
+    assert sides[0][1] == sides[2][1] < sides[0][0] == sides[1][1], "pos, d_model: equal axes have equal sides"
+    assert str(reader.all("td")[1]["title"]).endswith("number 1: -1234.5")
+
+
 def test_patterns_survive_their_packing() -> None:
     one = pattern(1, 9)[0]
     text = encode_pattern(one)

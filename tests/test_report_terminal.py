@@ -66,7 +66,7 @@ def test_a_wide_heatmap_tells_sign_and_size_without_colour_or_unicode() -> None:
     values = np.zeros((1, 200))
     values[0, :3] = [1.0, -1.0, 0.5]
     last = render(items.make_heatmap(values, None, None, None), Screen(unicode=False)).split("\n")[1]
-    assert last.split()[1:4] == ["+#", "-#", "+o"]
+    assert last.split()[1:4] == ["+#", "-#", "+*"]
 
 
 def test_a_heatmap_drops_digits_rather_than_columns() -> None:
@@ -76,6 +76,37 @@ def test_a_heatmap_drops_digits_rather_than_columns() -> None:
     )
     assert len(lines) == 3
     assert lines[1].split()[-1] == "-0.06"
+
+
+def test_a_heatmap_of_words_says_what_its_colours_mean() -> None:
+    words = [["a", "b"], ["c", "d"]]
+    picture = items.make_heatmap([[0.0, 0.5], [1.0, 0.25]], None, None, words, center=None, color="probability")
+    lines = render(picture, Screen()).split("\n")
+    assert lines[-1] == "(probability:  0.000  ░0.250  ▒0.500  ▓0.750  █1.000)"
+    assert lines[2].split() == ["1", "█c", "░d"]
+
+
+def test_colours_differ_by_sign_and_by_kind() -> None:
+    def colours(center: float | None) -> list[str]:
+        picture = render(items.make_heatmap([[-1.0, 1.0]], None, None, None, center=center), Screen(color=True))
+        return re.findall(r"48;5;(\d+)", picture)
+
+    assert colours(0.0) == [str(terminal.MINUS[-1]), str(terminal.PLUS[-1])]
+    assert colours(None) == [str(terminal.AMOUNT[-1])]
+    for values, code in (((1.0, 2.0), terminal.BAR_AMOUNT), ((1.0, -2.0), terminal.BAR_PLUS)):
+        assert f"\x1b[{code}m█" in render(items.Bars(("a", "b"), {"": values}), Screen(color=True))
+
+
+def test_a_step_says_what_ran_and_what_came_of_it() -> None:
+    step = next(item for item in samples() if isinstance(item, items.Step))
+    lines = render(step, Screen()).split("\n")
+    assert lines.index("  q = x @ W") < lines.index("  multiply-adds: 1,990,656")
+    text = " ".join(" ".join(lines).split())
+    assert (
+        "[pos 6, d_model 576] @ [d_model 576, n_heads*d_head 576], for each of 9 heads result: [batch 1, pos 6, 1]"
+        in text
+    )
+    assert lines[-1].split()[-5:] == ["0.250", "-1234.500", "–", "0.000", "..."]
 
 
 def test_attention_shows_the_head_asked_for() -> None:

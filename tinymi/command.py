@@ -13,11 +13,11 @@ from tinymi.report.tokens import show_text
 DESCRIPTION = """Learn what happens inside a language model.
 
   tinymi                      this page, and the lessons
-  tinymi run 0                a lesson, by its number or name, with its own options behind it
-  tinymi points               the hook points: every value of the forward pass that can be read or changed
-  tinymi glossary logit-lens  what a word of the field means, and which lesson shows it
-  tinymi doctor               what a report of a problem should say of this machine
-  tinymi site OUT             all lessons as pages, with an index, for any web server or none
+  tinymi run 0                a lesson, by number or name, its options behind it
+  tinymi points               every value of the forward pass that can be hooked
+  tinymi glossary logit-lens  a word of the field, and which lesson shows it
+  tinymi doctor               what a report of a problem should say
+  tinymi site OUT             all lessons as pages, with an index
 """
 
 
@@ -82,8 +82,8 @@ def overview(options: Namespace) -> int:
 def lessons(options: Namespace) -> int:
     from tinymi.lesson_files import all_lessons
 
-    rows = [[lesson.number, lesson.title, lesson.field("Time")] for lesson in all_lessons()]
-    return show(items.make_table(["lesson", "question", "time"], rows, "", {}))
+    rows = [[lesson.number, lesson.title, *lesson.times] for lesson in all_lessons()]
+    return show(items.make_table(["lesson", "question", "to read", "to run"], rows, "", {}))
 
 
 def run(name: str, arguments: list[str]) -> int:

@@ -40,7 +40,8 @@ learn, Hook points used, Needs, Time, Paper) become a list there.
 - Cells are text, int, float, None (nothing there) or Token. Floats of a column get the same digits, by size;
   `formats={"column": "+.2f"}` or `format="+.2f"` say otherwise.
 - A heatmap takes `texts=` when its cells should say something else than their value: the tokens of a logit
-  lens, coloured by probability. Large integers read better with `formats={"parameters": ","}`.
+  lens, coloured by probability (`color="probability"`). An axis of depth is called "layer": the page has a
+  slider for it then. Large integers read better with `formats={"parameters": ","}`.
 - `# %% [markdown]` above the docstring makes it the notebook's first text cell.
 - A check is an identity that holds for every model; the largest error is given as a number. A finding is a
   claim about this model: `established` is computed from the numbers, never written down as True.
@@ -96,7 +97,7 @@ class Lesson:
         self._options = Namespace()
         self._screen = terminal.Screen()
         self._parser = _Parser(
-            description=show_text(docstring or "").strip(),
+            description=terminal.paragraphs(_help(self.title, self.intro), terminal.Screen.of(sys.stdout)),
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -197,6 +198,28 @@ class Lesson:
         """Text that keeps its line breaks and columns: a formula, the drawing of a circuit."""
         self._put(items.Preformatted(text.strip("\n"), caption))
 
+    def step(
+        self,
+        name: str,
+        meaning: str,
+        code: str,
+        *,
+        result: Iterable[tuple[str, int]],
+        numbers: Any,
+        where: str,
+        more: bool = False,
+        factors: Iterable[Iterable[tuple[str, int]]] = (),
+        times: str = "",
+        multiply_adds: int = 0,
+    ) -> None:
+        """One step of a run. Shapes are given as (name, size) of each axis; `factors` are those of its matmul.
+
+        `numbers` is an excerpt of the result, `where` says which; `times` how often the matmul is done.
+        """
+        shapes = tuple(tuple(factor) for factor in factors)
+        excerpt = items.numbers(numbers)
+        self._put(items.Step(name, meaning, code, shapes, times, tuple(result), multiply_adds, where, excerpt, more))
+
     def table(
         self,
         headers: Sequence[str],
@@ -223,11 +246,13 @@ class Lesson:
         center: float | None = 0.0,
         format: str = "",
         texts: Sequence[Sequence[Any]] | None = None,
+        color: str = "",
     ) -> None:
         """A grid of numbers [rows, columns]; labels default to 0, 1, 2 ...
 
         Colours are two-sided around `center`; with `center=None` they run from the smallest to the largest value.
-        With `texts` [rows, columns] the cells say these (Tokens, say) and the numbers only colour them.
+        With `texts` [rows, columns] the cells say these (Tokens, say) and the numbers only colour them; `color`
+        names what these are. An axis called "layer" gets a slider on the page.
         """
         about = {
             "caption": caption,
@@ -235,6 +260,7 @@ class Lesson:
             "column_axis": column_axis,
             "center": center,
             "format": format,
+            "color": color,
         }
         self._put(items.make_heatmap(values, row_labels, column_labels, texts, **about))
 
@@ -340,6 +366,11 @@ class Lesson:
 
             data.write_text(self._options.html, page(document))
             print(f"Page: {show_text(self._options.html)}")
+
+
+def _help(title: str, intro: Iterable[tuple[str, str]]) -> str:
+    """The docstring, its paragraphs free to be filled again."""
+    return "\n\n".join([title, *(f"{name}: {text}" if name else text for name, text in intro)])
 
 
 class _Parser(ArgumentParser):

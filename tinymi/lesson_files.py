@@ -20,6 +20,12 @@ class LessonFile:
         """The digits that its name begins with."""
         return self.path.stem.partition("_")[0]
 
+    @property
+    def times(self) -> tuple[str, str]:
+        """How long it takes: to read, to run. Its docstring says "Time: 20 minutes to read, 5 seconds to run"."""
+        read, _, run = self.field("Time").partition(", ")
+        return read.removesuffix(" to read"), run.removesuffix(" to run")
+
     def field(self, name: str) -> str:
         """A paragraph of the docstring by its name, such as Time; "" if there is none."""
         return dict(self.about).get(name, "")

@@ -55,6 +55,27 @@ class Preformatted(Item):
     caption: str = ""
 
 
+Axes = tuple[tuple[str, int], ...]
+"""The axes of an array by name and size: (("pos", 6), ("d_model", 576))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Item):
+    """One step of a run: the code, the shapes (of a matmul's two factors, where there is one), some of its numbers."""
+
+    kind: ClassVar[str] = "step"
+    name: str
+    meaning: str  # one plain sentence
+    code: str
+    factors: tuple[Axes, ...]  # none, or the two of a matmul
+    times: str  # "for each of 9 heads": how often that matmul is done
+    result: Axes
+    multiply_adds: int
+    where: str  # which numbers of the result these are
+    numbers: tuple[float | None, ...]
+    more: bool  # whether there are more of them
+
+
 @dataclass(frozen=True, slots=True)
 class Table(Item):
     """Rows of cells under headers; `formats` holds one format specification per column ('' = by size)."""
@@ -81,7 +102,8 @@ class Bars(Item):
 class Heatmap(Item):
     """A grid of values; `center` is the value without colour of a two-sided scale, None for a one-sided one.
 
-    Each cell says its value, or where there are `texts`, the text that stands in its place.
+    Each cell says its value, or where there are `texts`, the text that stands in its place; `color` then names what
+    the colours mean.
     """
 
     kind: ClassVar[str] = "heatmap"
@@ -94,6 +116,7 @@ class Heatmap(Item):
     center: float | None = 0.0
     format: str = ""
     texts: tuple[tuple[Cell, ...], ...] | None = None
+    color: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +191,36 @@ class Document:
     model: dict[str, Any]
     items: tuple[Item, ...]
     version: str
+
+
+def axes_text(axes: Axes) -> str:
+    """[pos 6, d_model 576]; an axis that is called by its size is written once."""
+    return "[" + ", ".join(name if name == str(size) else f"{name} {size:,}" for name, size in axes) + "]"
+
+
+def excerpt(item: Step) -> Heatmap:
+    """The numbers of a step as a grid of one row."""
+    columns = tuple(range(len(item.numbers)))
+    return Heatmap((item.numbers,), (item.where,), columns, row_axis="of", column_axis="number", format=".3f")
+
+
+def scale_stops(item: Heatmap) -> list[tuple[float, float]]:
+    """Places on a heatmap's scale of colours, from one end to the other: (strength as in `strengths`, value)."""
+    known = [value for row in item.values for value in row if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    if item.center is None:
+        return [(part / 4, low + (high - low) * part / 4) for part in range(5)]
+    reach = max(high - item.center, item.center - low)
+    return [(part / 2, item.center + reach * part / 2) for part in range(-2, 3)]
+
+
+def strengths(item: Heatmap) -> list[list[float | None]]:
+    """Each value on the scale -1 to 1 (two-sided, 0 at the center) or 0 to 1 (one-sided); None where there is none."""
+    (_, base), *_, (_, high) = scale_stops(item)
+    base = base if item.center is None else item.center
+    return [
+        [None if value is None else (value - base) / ((high - base) or 1.0) for value in row] for row in item.values
+    ]
 
 
 def make_table(

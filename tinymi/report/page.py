@@ -2,8 +2,9 @@
 
 The template (page.html, items.html) escapes whatever it is given; this module turns items into the plain values
 that the template places. Pictures are real tables with coloured cells, so that every value is text; curves are
-drawn as SVG, with their values in a table beside them. The one script of the page serves the attention picker;
-the page's content security policy allows that script, by its hash, and nothing else.
+drawn as SVG, with their values in a table beside them. The one script of the page serves what can be pointed at,
+picked and slid (page.js says how); the page's content security policy allows that script, by its hash, and nothing
+else. Without the script all is there but for these.
 
 Curves are drawn here and not by a chart library: those that fit the page's size draw on a canvas, which can
 neither be read aloud nor printed sharply nor follow the reader's colour scheme, and those that write SVG from
@@ -27,18 +28,23 @@ from tinymi.report.items import (
     Cell,
     Check,
     Document,
+    Finding,
     Heatmap,
     Item,
     Lines,
     Section,
+    Step,
     Table,
     default_format,
+    excerpt,
     is_text,
     lines_table,
+    scale_stops,
     show,
     show_column,
+    strengths,
 )
-from tinymi.report.terminal import head_name, strength
+from tinymi.report.terminal import head_name, shape_lines
 from tinymi.report.tokens import SPACE, Token, show_text, show_token
 
 if TYPE_CHECKING:
@@ -62,6 +68,7 @@ NAVIGATION = "<!-- links of a site stand here -->"
 def page(document: Document) -> str:
     """The whole page."""
     checks = [item for item in document.items if isinstance(item, Check)]
+    findings = [item for item in document.items if isinstance(item, Finding)]
     sections = [(number, item.title) for number, item in enumerate(document.items) if isinstance(item, Section)]
     return _fill(
         "page.html",
@@ -69,6 +76,8 @@ def page(document: Document) -> str:
         sections=sections,
         checks_passed=sum(check.passed for check in checks),
         checks_total=len(checks),
+        findings_established=sum(finding.established for finding in findings),
+        findings_total=len(findings),
         views=[view(item, number) for number, item in enumerate(document.items)],
         style=style(),
         navigation=NAVIGATION,
@@ -92,7 +101,7 @@ def navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) ->
 
 def fragment(item: Item) -> str:
     """One item with its style, for display in a notebook."""
-    script = _script() if isinstance(item, Attention) else ""
+    script = _script() if isinstance(item, (Attention, Heatmap, Lines, Step)) else ""
     return _fill("fragment.html", view=view(item, id(item)), style=style(), script=script)
 
 
@@ -191,12 +200,14 @@ def view(item: Item, number: int) -> dict[str, Any]:
     """What the template needs to place `item`; `number` makes its ids unique on the page."""
     base: dict[str, Any] = {"kind": item.kind, "item": item, "id": f"item-{number}"}
     match item:
+        case Step():
+            return base | _step(item)
         case Table():
             return base | {"rows": _table_rows(item)}
         case Bars():
             return base | _bars(item)
         case Heatmap():
-            return base | {"rows": _heat_rows(item), "corner": _corner(item)}
+            return base | _heatmap(item)
         case Attention():
             return base | _attention(item)
         case Lines():
@@ -230,13 +241,67 @@ def _bars(item: Bars) -> dict[str, Any]:
             TableCell(
                 show(value, spec),
                 True,
-                "negative" if (value or 0.0) < 0 else "positive",
+                "amount" if low == 0 else "negative" if (value or 0.0) < 0 else "positive",
                 bar=None if value is None else (100 * (min(value, 0.0) - low) / span, 100 * abs(value) / span),
             )
             for value in row
         ]
         rows.append((_cell(label, show(label)), cells))
     return {"rows": rows, "axis": 100 * -low / span, "names": list(item.series), "digits": digits}
+
+
+def _step(item: Step) -> dict[str, Any]:
+    """The shapes in words and as boxes, the excerpt as a grid of one row."""
+    boxes = []
+    if item.factors:
+        (rows, inner), (_, columns) = item.factors
+        boxes = [
+            (_box(one, other), *names)
+            for one, other, *names in (
+                (rows, inner, "rows", "inner"),
+                (inner, columns, "inner", "columns"),
+                (rows, columns, "rows", "columns"),
+            )
+        ]
+    lines = [line.rpartition(": ")[::2] for line in shape_lines(item)]
+    return {
+        "rows": _heat_rows(excerpt(item)),
+        "boxes": boxes,
+        "shapes": [(name or "matmul", text) for name, text in lines],
+    }
+
+
+def _box(rows: tuple[str, int], columns: tuple[str, int]) -> dict[str, Any]:
+    """A matrix as a rectangle: its sides, in pixels, grow with the logarithm of its axes."""
+    (tall, height), (wide, width) = rows, columns
+    names = {"rows": f"{tall} {height:,}", "columns": f"{wide} {width:,}"}
+    return names | {"height": 10 + round(11 * math.log2(height)), "width": 10 + round(11 * math.log2(width))}
+
+
+def _heatmap(item: Heatmap) -> dict[str, Any]:
+    """The grid; its scale of colours; which of its axes is depth, for the slider."""
+    axes = {"row": (item.row_axis, item.row_labels), "column": (item.column_axis, item.column_labels)}
+    deep = [name for name, (axis, labels) in axes.items() if axis in ("layer", "layers") and len(labels) > 1]
+    labels = axes[deep[0]][1] if deep else ()
+    return {
+        "rows": _heat_rows(item),
+        "corner": _corner(item),
+        "scale": _scale_of(item),
+        "upright": any(isinstance(name, Token) and len(name) > 3 for name in item.column_labels),
+        "deep": deep[0] if deep else "",
+        "depths": len(labels),
+    }
+
+
+def _scale_of(item: Heatmap) -> list[tuple[str, str]]:
+    """(colour's class, value where it stands) from one end of the scale to the other; most have no value."""
+    stops = scale_stops(item)
+    spec = item.format or default_format([value for _, value in stops])
+    (_, low), *_, (_, high) = stops
+    steps = range(LEVELS + 1) if item.center is None else range(-LEVELS, LEVELS + 1)
+    texts = {steps[0]: show(low, spec), steps[-1]: show(high, spec)}
+    texts |= {} if item.center is None else {0: show(item.center, spec)}
+    return [(_level(step / LEVELS, item.center is not None), texts.get(step, "")) for step in steps]
 
 
 def _corner(item: Heatmap) -> str:
@@ -247,11 +312,17 @@ def _heat_rows(item: Heatmap) -> list[tuple[TableCell, list[TableCell]]]:
     spec = item.format or default_format([value for row in item.values for value in row])
     rows = []
     all_words = item.texts or [None] * len(item.values)
-    for label, row, strengths, words in zip(item.row_labels, item.values, strength(item), all_words):
+    parts_of_all = strengths(item)
+    for label, row, parts, words in zip(item.row_labels, item.values, parts_of_all, all_words):
         texts = words or [show(value, spec, "") for value in row]
         cells = [
-            TableCell(text, words is None, _level(s, item.center is not None), _place(item, label, column, value))
-            for text, value, s, column in zip(texts, row, strengths, item.column_labels)
+            TableCell(
+                text,
+                words is None,
+                _level(part, item.center is not None),
+                _place(item, label, column, value, text if words else None),
+            )
+            for text, value, part, column in zip(texts, row, parts, item.column_labels)
         ]
         rows.append((_cell(label, show(label)), cells))
     return rows
@@ -264,8 +335,11 @@ def _level(strength: float | None, two_sided: bool) -> str:
     return f"{letter}{round(abs(strength) * LEVELS)}"
 
 
-def _place(item: Heatmap, row: Cell, column: Cell, value: float | None) -> str:
+def _place(item: Heatmap, row: Cell, column: Cell, value: float | None, says: Cell = None) -> str:
+    """What a cell tells when it is pointed at: where it is, what it says where that is no number, its exact value."""
     exact = "no value" if value is None else f"{value:.6g}"
+    if says is not None:
+        exact = f"{show(says)} ({item.color or 'value'} {exact})"
     return f"{item.row_axis or 'row'} {show(row)}, {item.column_axis or 'column'} {show(column)}: {exact}"
 
 
@@ -318,7 +392,7 @@ def encode_pattern(pattern: Any) -> str:
 
 # --- curves -----------------------------------------------------------------------------------------------------
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 300, 64, 16, 12, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 310, 52, 16, 28, 44
 
 
 def _lines(item: Lines) -> dict[str, Any]:
@@ -350,6 +424,7 @@ def _lines(item: Lines) -> dict[str, Any]:
         "curves": curves,
         "x_ticks": [(across(x), f"{x:g}") for x in x_ticks],
         "y_ticks": [(up(y), f"{y:g}") for y in y_ticks],
+        "xs": [across(x) for x in item.x],
         "frame": {
             "width": _WIDTH,
             "height": _HEIGHT,

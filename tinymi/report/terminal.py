@@ -7,7 +7,7 @@ ASCII (`Screen.spell`). Colour only repeats what signs, shades and numbers alrea
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -23,13 +23,18 @@ from tinymi.report.items import (
     Preformatted,
     Prose,
     Section,
+    Step,
     Table,
+    axes_text,
     default_format,
+    excerpt,
     fewer_digits,
     is_text,
     lines_table,
+    scale_stops,
     show,
     show_column,
+    strengths,
 )
 from tinymi.report.tokens import SPACE, show_text, show_token
 
@@ -37,8 +42,10 @@ MIN_WIDTH = 60
 MAX_WIDTH = 100  # longer lines of prose are hard to read
 GAP = 2  # columns between two columns of a table
 RAMP = " ░▒▓█"
+PLUS, MINUS, AMOUNT = (224, 217, 210, 203), (195, 153, 111, 69), (230, 222, 215, 208)  # xterm's colours, pale to strong
+BAR_PLUS, BAR_MINUS, BAR_AMOUNT = "38;5;167", "38;5;68", "38;5;172"  # readable on black and on white
 SPARKS = "▁▂▃▄▅▆▇█"
-_ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@o.#~><x.''\"\"~") | {  # one column each
+_ASCII = str.maketrans("–—─━═−│█▓▒░▌…→←×·’‘“”±", "----=-|#@*:#~><x.''\"\"~") | {  # one column each
     ord(SPACE): r"\s",
     ord("≤"): "<=",
     ord("≥"): ">=",
@@ -62,7 +69,7 @@ class Screen:
         return cls(min(max(columns, MIN_WIDTH), MAX_WIDTH), color, _encodes(RAMP + SPARKS + SPACE, stream.encoding))
 
     def paint(self, text: str, code: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text and code else text
 
     def bold(self, text: str) -> str:
         return self.paint(text, "1")
@@ -91,6 +98,8 @@ def render(item: Item, screen: Screen) -> str:
             return paragraphs(item.text, screen)
         case Preformatted():
             return _with_caption(item.caption, show_text(item.text).split("\n"), screen)
+        case Step():
+            return _step(item, screen)
         case Table():
             return _with_caption(item.caption, _table(item, screen), screen)
         case Bars():
@@ -158,6 +167,35 @@ def _exercise(item: Exercise, screen: Screen) -> str:
     if item.hint:
         lines.append(paragraphs(item.hint, screen, "  Hint: ", "    "))
     return "\n".join([*lines, paragraphs(item.answer, screen, "  To match: ", "    ")])
+
+
+def _step(item: Step, screen: Screen) -> str:
+    """Name and meaning; below, a little to the right, what ran, its shapes, and an excerpt of the result."""
+    code = "\n".join(f"  {screen.spell(line)}" for line in show_text(item.code).split("\n") if line)
+    shapes = "\n".join(paragraphs(line, screen, "  ", "    ") for line in shape_lines(item))
+    head = [screen.bold(line) for line in paragraphs(item.name, screen).split("\n")]
+    body = "\n\n".join(part for part in (code, shapes, _excerpt(item, screen)) if part)
+    return "\n".join([*head, paragraphs(item.meaning, screen), body])
+
+
+def _excerpt(item: Step, screen: Screen) -> str:
+    """The numbers of a step, coloured, behind where they are from; on a line of their own where there is no room."""
+    grid = excerpt(item)
+    texts = [screen.spell(show(value, grid.format)) for value in item.numbers]
+    cells = [screen.paint(text, _background(part)) for text, part in zip(texts, strengths(grid)[0])]
+    where = paragraphs(f"{item.where}:", screen, "  ", "    ")
+    row = "  ".join([*cells, *["..."] * item.more])
+    taken = len(where) + sum(width(text) + 2 for text in texts) + 5 * item.more
+    return f"{where}  {row}" if taken <= screen.width and "\n" not in where else f"{where}\n    {row}"
+
+
+def shape_lines(item: Step) -> list[str]:
+    """The matmul, if there is one, the shape of the result, the multiply-adds, in words."""
+    result = f"result: {axes_text(item.result)}"
+    if not item.factors:
+        return [result]
+    matmul = " @ ".join(map(axes_text, item.factors)) + (f", {item.times}" if item.times else "")
+    return [matmul, result, f"multiply-adds: {item.multiply_adds:,}"]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -299,6 +337,7 @@ def _bar_column(
     low = min([value for value in scale if value is not None and value < 0], default=0.0)
     high = max([value for value in scale if value is not None and value > 0], default=0.0)
     span = (high - low) or 1.0
+    plus = BAR_PLUS if low < 0 else BAR_AMOUNT
     left = round((room - 1) * -low / span)
     right = room - 1 - left
     cells = []
@@ -307,13 +346,13 @@ def _bar_column(
         if (value or 0.0) < 0:
             bar = (
                 " " * (left - min(round(size), left))
-                + screen.paint("█" * min(round(size), left), "34")
+                + screen.paint("█" * min(round(size), left), BAR_MINUS)
                 + "│"
                 + " " * right
             )
         else:
             full, half = divmod(round(2 * min(size, right)), 2)
-            bar = " " * left + "│" + screen.paint("█" * full + "▌" * half, "31") + " " * (right - full - half)
+            bar = " " * left + "│" + screen.paint("█" * full + "▌" * half, plus) + " " * (right - full - half)
         cells.append(f"{text:>{digits}} {bar}")
     return cells
 
@@ -323,28 +362,41 @@ def _bar_column(
 
 def _heatmap(item: Heatmap, screen: Screen) -> list[str]:
     """Numbers (or texts) with a shade before each, in blocks of columns that fit; see `_heat_texts`."""
-    strengths = strength(item)
+    parts = strengths(item)
     labels = [screen.spell(show(label)) for label in item.row_labels]
     heads = [screen.spell(show(label)) for label in item.column_labels]
     corner = screen.spell(" \\ ".join(show_text(name) for name in (item.row_axis, item.column_axis) if name))
     label_width = min(max(map(width, [corner, *labels])), 20)
     room = screen.width - label_width
-    texts = [[screen.spell(text) for text in row] for row in _heat_texts(item, strengths, room)]
+    texts = [[screen.spell(text) for text in row] for row in _heat_texts(item, parts, room)]
     cell = 1 + max(map(width, (text for row in texts for text in row)), default=1)
     cell = max(min(cell, 14), min(max(map(width, heads), default=1), room // max(len(heads), 1) - 1, 12))
     per_block = max(1, room // (cell + 1))
     lines: list[str] = []
     for start in range(0, len(heads), per_block):
-        part = slice(start, start + per_block)
+        block = slice(start, start + per_block)
         lines += [""] if lines else []
-        lines.append(pad(corner, label_width) + "".join(f" {_right(head, cell)}" for head in heads[part]))
-        for label, row, shades in zip(labels, texts, strengths):
-            cells = [_shaded(text, shade, cell, screen) for text, shade in zip(row[part], shades[part])]
+        align = _right if item.texts is None else pad
+        lines.append(pad(corner, label_width) + "".join(f" {align(head, cell)}" for head in heads[block]))
+        for label, row, shades in zip(labels, texts, parts):
+            cells = [
+                _shaded(text, shade, cell, screen, item.center is None, align)
+                for text, shade in zip(row[block], shades[block])
+            ]
             lines.append(pad(label, label_width) + "".join(f" {text}" for text in cells))
-    return lines
+    return [*lines, _scale(item, screen)] if item.texts is not None else lines
 
 
-def _heat_texts(item: Heatmap, strengths: Sequence[Sequence[float | None]], room: int) -> list[list[str]]:
+def _scale(item: Heatmap, screen: Screen) -> str:
+    """What the colours mean where the cells do not say it."""
+    stops = scale_stops(item)
+    spec = item.format or default_format([value for _, value in stops])
+    texts = [show(value, spec) for _, value in stops]
+    cells = [_shaded(text, part, width(text) + 1, screen, item.center is None) for text, (part, _) in zip(texts, stops)]
+    return f"({show_text(item.color) or 'scale'}: {'  '.join(cells)})"
+
+
+def _heat_texts(item: Heatmap, parts: Sequence[Sequence[float | None]], room: int) -> list[list[str]]:
     """What the cells say: their texts; or numbers, with fewer digits where that spares a second block of columns;
     or, where four blocks would not do, the sign alone."""
     if item.texts is not None:
@@ -362,7 +414,7 @@ def _heat_texts(item: Heatmap, strengths: Sequence[Sequence[float | None]], room
     if _columns_take(texts) <= 4 * room:
         return texts
     signs = {True: "-", False: "+" if item.center is not None else ""}
-    return [["" if s is None else signs[s < 0] for s in row] for row in strengths]
+    return [["" if s is None else signs[s < 0] for s in row] for row in parts]
 
 
 def _columns_take(texts: Sequence[Sequence[str]]) -> int:
@@ -376,25 +428,33 @@ def _right(text: str, size: int) -> str:
     return wcwidth.rjust(text, size) if width(text) <= size else pad(text, size)
 
 
-def _shaded(text: str, strength: float | None, size: int, screen: Screen) -> str:
+def _shaded(
+    text: str,
+    strength: float | None,
+    size: int,
+    screen: Screen,
+    one_sided: bool = False,
+    align: Callable[[str, int], str] = _right,
+) -> str:
+    """`text` in `size` columns with a shade of its strength; where there is colour, the shade hides in it."""
     if strength is None:
-        return _right(text, size)
+        return align(text, size)
     shade = screen.spell(RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)])
-    body = _right(text + shade if text in ("+", "-") else shade + text, size)
-    if RAMP[0] == shade:
+    body = align(text + shade if text in ("+", "-") else shade + text, size)
+    if RAMP[0] == shade or not screen.color:
         return body
-    level = min(int(abs(strength) * 4), 3)
-    return screen.paint(body, f"48;5;{((195, 153, 111, 69) if strength < 0 else (224, 217, 210, 203))[level]};30")
+    text, gap = body.rstrip(), " " * (len(body) - len(body.rstrip()))  # no colour at a line's end that is not text
+    background = _background(strength, one_sided)
+    before, _, after = text.partition(shade)
+    hidden = f"\x1b[38;5;{background.rpartition(';')[2]}m{shade}\x1b[30m"  # in the colour that it stands on
+    return screen.paint(f"{before}{hidden}{after}", background) + gap
 
 
-def strength(item: Heatmap) -> list[list[float | None]]:
-    """Each value on the scale -1 to 1 (two-sided, 0 at the center) or 0 to 1 (one-sided); None where there is none."""
-    known = [value for row in item.values for value in row if value is not None]
-    if item.center is None:
-        base, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
-    else:
-        base, span = item.center, max((abs(value - item.center) for value in known), default=0.0)
-    return [[None if value is None else (value - base) / (span or 1.0) for value in row] for row in item.values]
+def _background(strength: float | None, one_sided: bool = False) -> str:
+    """The colours of a cell: black on a background that is the stronger, the stronger its value."""
+    if strength is None:
+        return ""
+    return f"30;48;5;{(AMOUNT if one_sided else MINUS if strength < 0 else PLUS)[min(int(abs(strength) * 4), 3)]}"
 
 
 def head_picture(item: Attention, layer: int, head: int) -> Heatmap:
