@@ -211,7 +211,7 @@ def capture(model: Model, text: Text, columns: Columns) -> dict[str, Array]:
     """What each named point holds, [token, column], over all prompts; prompts of one length run as one batch."""
     lengths = [tokens.shape[1] for tokens in text.tokens]
     kept: dict[str, list[Array]] = {name: [np.empty(0)] * len(lengths) for name in columns}
-    for length in sorted(set(lengths)):
+    for length in lesson.progress(sorted(set(lengths)), "prompts by their length"):
         batch = [i for i, n_pos in enumerate(lengths) if n_pos == length]
 
         def keep(value: Array, hook: HookPoint, batch: list[int] = batch) -> None:
@@ -353,7 +353,9 @@ rng = np.random.default_rng(0)
 
 def shared_by_chance(n_layers: int, width: int, rng: np.random.Generator) -> Integers:
     """In 1,000 draws of TOP random columns per layer: by how many layers the most shared column is shared."""
-    draws = [[rng.choice(width, TOP, replace=False) for _ in range(n_layers)] for _ in range(1_000)]
+    draws = [
+        [rng.choice(width, TOP, replace=False) for _ in range(n_layers)] for _ in lesson.progress(range(1_000), "draws")
+    ]
     return np.array([sharing(np.array(draw)).most_common(1)[0][1] for draw in draws])
 
 
@@ -592,7 +594,7 @@ def by_chance(rng: np.random.Generator) -> int:
     return int(test(held_fires, held_mixed, guess(fires, mixed))[2][is_top].sum())
 
 
-shuffled = [by_chance(rng) for _ in range(20)]
+shuffled = [by_chance(rng) for _ in lesson.progress(range(20), "shuffled categories")]
 n_top, n_random = int(survives[is_top].sum()), int(survives[~is_top].sum())
 n_guessed = int((guessed[is_top] >= 0).sum())
 n_each = config.n_layers * TOP

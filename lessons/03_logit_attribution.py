@@ -364,7 +364,7 @@ PHRASES = (
 def known_ones(model: Model, asked: Iterable[tuple[str, str, str]]) -> list[Run]:
     """Those prompts whose answer is one token, and which the model gives a higher logit than the foil."""
     found = []
-    for prompt, answer, foil in asked:
+    for prompt, answer, foil in lesson.progress(asked, "prompts"):
         try:
             r = take_apart(model, prompt, answer, foil)
         except InputError:
@@ -629,7 +629,7 @@ replicas = [r for r in kinds["facts"] if r.prompt != run.prompt][:2]
 rho = {run.prompt: rank_correlation(np.abs(direct), np.abs(total))}
 for r in replicas:
     entered = entering(model, r)
-    found = [effects(r, entered, i) for i in range(len(NAMES))]
+    found = [effects(r, entered, i) for i in lesson.progress(range(len(NAMES)), "another prompt")]
     rho[r.prompt] = rank_correlation(*(np.abs([row[name] for row in found]) for name in ("direct", "total")))
 rho_mean = rank_correlation(np.abs(total), np.abs(averaged))
 shuffled = [rank_correlation(np.abs(direct), rng.permutation(np.abs(total))) for _ in range(2000)]

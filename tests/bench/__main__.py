@@ -114,27 +114,40 @@ def knockout(bench: Bench) -> Iterator[Row]:
     our_time = seconds(lambda: ours.extend(knock_out_all(bench.model, tokens, ids)))
     error = max(float(np.abs(found[layer, head] - ours[layer][head]).max()) for layer, head in chosen)
     n_heads = config.n_layers * config.n_heads
-    n_shared = int((tokens[0] != tokens[1]).argmax())
-    computed = len(tokens) // 2 * n_shared + len(tokens) * (tokens.shape[1] - n_shared)
+    computed = sum(len(tokens) // size * (stop - start) for start, stop, size in shared_beginnings(tokens))
     limit = bench.limit(int(n_heads * computed * (config.n_layers + 1) / 2 / config.n_layers), 0)
     note = f"{len(chosen)} of {n_heads} heads of theirs timed; largest difference {error:.0e}"
     yield Row(f"knock out {n_heads} heads x {len(tokens)} IOI prompts", peer.name, their_time, our_time, limit, note)
 
 
 def ioi_prompts() -> list[str]:
-    """Eight texts of one length, each with both endings: they share all that stands before the second name."""
+    """Eight texts of one length, each with both endings: they share all that stands before the place, and pairs all
+    that stands before the second name."""
     places = ("store", "park", "school", "garden", "office", "house", "station", "river")
     return [f"When Mary and John found the {place}, {s} gave it to" for place in places for s in ("John", "Mary")]
 
 
-def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
-    """For each layer logit(a) - logit(b) [n_heads, batch] without each head, as lesson 5 does it.
+def shared_beginnings(tokens: Tokens) -> list[tuple[int, int, int]]:
+    """Where blocks of consecutive rows share their tokens from the first on: (start, stop, rows in a block)."""
+    sizes = [n for n in range(len(tokens), 0, -1) if len(tokens) % n == 0]
+    found: list[tuple[int, int, int]] = []
+    for pos in range(tokens.shape[1]):
+        until = tokens[:, : pos + 1]
+        size = next(n for n in sizes if (until == until[::n].repeat(n, axis=0)).all())
+        if found and found[-1][2] == size:
+            found[-1] = (found[-1][0], pos + 1, size)
+        else:
+            found.append((pos, pos + 1, size))
+    return found
 
-    Rows 2i and 2i + 1 of tokens share a beginning. All heads of a layer run as one batch from that layer on, the
-    beginning once for both endings, and only the two tokens of ids [batch, 2] are unembedded.
+
+def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
+    """For each layer logit(a) - logit(b) [n_heads, batch] without each head, by lesson 5's method.
+
+    All heads of a layer run as one batch from that layer on, what several rows share at their beginning runs once, and
+    only the two tokens of ids [batch, 2] are unembedded.
     """
     n_heads, n_layers = model.config.n_heads, model.config.n_layers
-    n_shared = int((tokens[0] != tokens[1]).argmax())
     points = [get_act_name("resid_pre", layer) for layer in range(n_layers)]
     _, cache = model.run_with_cache(tokens, points, positions=-1)
     directions = (model.weights.W_U[:, ids[:, 0]] - model.weights.W_U[:, ids[:, 1]]).T  # [batch, d_model]
@@ -145,18 +158,19 @@ def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
             edited[head, :, head] = 0
         return edited.reshape(pattern.shape)
 
-    def run(resid: Array, layer: int, past: KeyValueCache) -> Array:
-        return model.run_with_hooks(
-            np.tile(resid, (n_heads, 1, 1)), [(get_act_name("pattern", layer), zero_own_head)],
-            start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=past,
-        )  # fmt: skip
+    def last_streams(resid: Array, layer: int) -> Array:
+        past = KeyValueCache(n_heads, tokens.shape[1], model.config, model.weights.dtype)
+        for start, stop, size in shared_beginnings(tokens):
+            past = past.repeat(n_heads * len(resid) // size // past.batch)
+            out = model.run_with_hooks(
+                np.tile(resid[::size, start:stop], (n_heads, 1, 1)), [(get_act_name("pattern", layer), zero_own_head)],
+                start_at_layer=layer, stop_at_layer=n_layers, past_kv_cache=past,
+            )  # fmt: skip
+        return out[:, -1].reshape(n_heads, len(resid), -1)
 
     for layer, point in enumerate(points):
-        past = KeyValueCache(n_heads * len(tokens) // 2, tokens.shape[1], model.config, model.weights.dtype)
-        run(cache[point][::2, :n_shared], layer, past)
-        last = run(cache[point][:, n_shared:], layer, past.repeat(2))[:, -1]
-        normed = rms_norm(last, model.weights.ln_final, model.config.rms_eps)
-        yield (normed.reshape(n_heads, len(tokens), -1) * directions).sum(axis=-1)
+        normed = rms_norm(last_streams(cache[point], layer), model.weights.ln_final, model.config.rms_eps)
+        yield (normed * directions).sum(axis=-1)
 
 
 def generate(bench: Bench) -> Iterator[Row]:
