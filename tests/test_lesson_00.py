@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tinymi import Model
 
 import numpy as np
@@ -21,7 +21,7 @@ def test_a_prompt_that_is_too_long_is_one_line_and_status_2(tiny_folder: Path) -
 
 
 def test_the_capital_of_france(default_model: Model, tmp_path: Path) -> None:
-    found = lesson_json("00_quick_start", tmp_path)
+    found = default_lesson_json("00_quick_start", tmp_path)
     assert found["top"][0]["token"] == " Paris"
     assert found["top"][0]["probability"] == pytest.approx(0.773, abs=0.005)  # through Hugging Face
     probabilities = {cut["token"]: cut["answer_probability"] for cut in found["cuts"]}
@@ -43,5 +43,5 @@ def test_a_cut_is_what_the_lesson_says(default_model: Model, tmp_path: Path) -> 
 
     logits = default_model.run_with_hooks(tokens, [(scores, cut)])[0, -1]
     probability = float(np.exp(logits[answer] - logits.max()) / np.exp(logits - logits.max()).sum())
-    found = lesson_json("00_quick_start", tmp_path)
+    found = default_lesson_json("00_quick_start", tmp_path)
     assert found["cuts"][3]["answer_probability"] == pytest.approx(probability, abs=1e-4)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.running import lesson_json
+from tests.running import default_lesson_json, lesson_json
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_a_tiny_random_model(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_model(default_model_folder: Path, tmp_path: Path) -> None:
-    found = lesson_json("01_inspect_weights", tmp_path)
+    found = default_lesson_json("01_inspect_weights", tmp_path)
     check_against_file(found, default_model_folder)
     assert found["embedding"]["tied"] is True
     rho = {name: entry["rho"] for name, entry in found["depth_correlation"].items()}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 from tinymi.arrays import Array
@@ -114,7 +114,7 @@ def test_a_wrong_layer_is_one_line_and_status_2(tiny_folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("02"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("02"))
 
 
 def test_the_prompts(found: dict[str, Any]) -> None:

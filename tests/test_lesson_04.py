@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.analyses import logit_lens
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 
@@ -61,7 +61,7 @@ def test_a_wrong_answer_is_one_line_and_status_2(tiny_folder: Path, given: str) 
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("04"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("04"))
 
 
 def test_the_lens_is_hugging_faces(found: dict[str, Any], default_model_folder: Path, default_model: Model) -> None:
@@ -75,7 +75,7 @@ def test_what_the_model_knows(found: dict[str, Any]) -> None:
     assert paris["answer"] == " Paris"
     assert paris["layers"][-1]["probability"] == pytest.approx(0.773, abs=0.005)
     assert paris["stable_layer"] >= 27
-    assert "the model does not give the right answer" in found["stdout"]
+    assert "the model does not give the right answer" in str(found["report"])
 
 
 def test_facts_crystallise_late(found: dict[str, Any]) -> None:

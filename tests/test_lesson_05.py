@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.analyses import without_heads
-from tests.running import lesson_json, refusal, run_lesson
+from tests.running import default_lesson_json, lesson_json, refusal, run_lesson
 from tests.variants import hugging_face
 from tinymi import Model
 from tinymi.arrays import Array
@@ -68,7 +68,7 @@ def test_a_wrong_number_of_prompts_is_one_line_and_status_2(number: str) -> None
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("05"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("05"))
 
 
 @pytest.fixture(scope="module")

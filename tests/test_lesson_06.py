@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.analyses import kl_bits, logit_lens
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 
@@ -45,7 +45,7 @@ def test_wrong_options_are_one_line_and_status_2(options: list[str], tiny_folder
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("06"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("06"))
 
 
 def test_the_lens_is_hugging_faces(found: dict[str, Any], default_model_folder: Path, default_model: Model) -> None:

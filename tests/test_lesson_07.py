@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.analyses import without_heads
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 
@@ -71,7 +71,7 @@ def test_a_prompt_that_is_too_short_is_one_line_and_status_2(prompt: str, tiny_f
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("07"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("07"))
 
 
 def test_the_shares_are_hugging_faces(found: dict[str, Any], default_model_folder: Path) -> None:

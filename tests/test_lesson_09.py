@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.analyses import kl_bits
-from tests.running import lesson_json, refusal
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face
 from tinymi import Model
 
@@ -81,7 +81,7 @@ def test_wrong_options_are_one_line_and_status_2(options: list[str], problem: st
 
 @pytest.fixture(scope="module")
 def found(default_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return lesson_json(LESSON, tmp_path_factory.mktemp("09"))
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("09"))
 
 
 def test_the_cuts_are_hugging_faces(found: dict[str, Any], default_model_folder: Path, default_model: Model) -> None:
