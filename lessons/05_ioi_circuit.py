@@ -952,10 +952,10 @@ circuit = sorted({*labelled, *backups})
 def drawn(layer: int) -> str:
     """The circuit's heads in this layer, on as many lines as they need."""
     named = [f"{head_name(head)} {role[head]}".replace(" ", "\xa0") for head in circuit if head[0] == layer]
-    lines = textwrap.wrap(
-        "   ".join(named), 68, initial_indent=f"layer {layer:>3} | ", subsequent_indent="          | "
+    wrap = textwrap.TextWrapper(
+        width=76, initial_indent=f"layer {layer:>3} | ", subsequent_indent="          | ", break_on_hyphens=False
     )
-    return "\n".join(lines).replace("\xa0", " ")
+    return "\n".join(wrap.wrap("   ".join(named))).replace("\xa0", " ")
 
 
 drawing = [drawn(layer) for layer in sorted({layer for layer, _ in circuit}, reverse=True)]
