@@ -101,7 +101,9 @@ def write_text(path: str, text: str) -> None:
     try:
         _write(Path(path), text)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or name another file") from None
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room or name another file"
+        ) from None
 
 
 def _write(target: Path, text: str) -> None:
