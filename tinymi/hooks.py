@@ -250,8 +250,9 @@ def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
             f"{hook.name}: the callback returned shape {list(returned.shape)} for {list(value.shape)} ({axes}); "
             "return an array of the same shape"
         )
+    new = np.empty_like(value, subok=False)  # laid out as the value is: the same numbers then give the same results
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
-        new = np.array(returned, dtype=value.dtype)
+        new[...] = returned
     if not np.isfinite(new).all():
         _refuse_not_finite(new, value, hook)
     if hook.point.axes == _SCALE and not new.all():

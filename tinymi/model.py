@@ -18,7 +18,7 @@ from tinymi.config import Config
 from tinymi.errors import InputError
 from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, Tap, hook_points, read_only
 from tinymi.key_values import KeyValueCache, LayerKeyValues
-from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, silu, softmax
+from tinymi.ops import causal_mask, embed, linear, rms, rms_norm, rope, rope_angles, silu, softmax
 from tinymi.tokenizer import Tokenizer
 from tinymi.weights import AnyWeights, BlockWeights
 
@@ -60,9 +60,9 @@ def attention(
     if past is not None:
         k, v = past.extend(k, v)
     k, v = share_heads(k, config.n_heads), share_heads(v, config.n_heads)  # [batch, key_pos, n_heads, d_head]
-    agreement = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
-    mask = causal_mask(q.shape[1], k.shape[1], q.dtype)
-    scores = tap("attn_scores", agreement + mask)  # [batch, n_heads, query_pos, key_pos]
+    scores = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
+    scores += causal_mask(q.shape[1], k.shape[1], q.dtype)  # [batch, n_heads, query_pos, key_pos]
+    scores = tap("attn_scores", scores)
     pattern = tap("pattern", softmax(scores))
     z = tap("z", (pattern @ v.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3))  # [batch, pos, n_heads, d_head]
     return write_heads(z, w, tap)
@@ -129,7 +129,7 @@ def forward(
     """The transformer. Token ids [batch, pos] (or a residual stream) to logits (or a residual stream)."""
     n_past = past.n_positions(span.layers) if past else 0
     angles = rope_angles(config, n_past, n_past + x.shape[1], weights.dtype)
-    resid = hooks.at(None)("embed", weights.W_E[x]) if span.embed else x  # [batch, pos, d_model]
+    resid = hooks.at(None)("embed", embed(x, weights.W_E)) if span.embed else x  # [batch, pos, d_model]
     for layer in span.layers:
         resid = block(resid, weights.blocks[layer], config, angles, hooks.at(layer), past.at(layer) if past else None)
     return unembed(resid[:, span.positions], weights, config, hooks.at(None)) if span.unembed else resid

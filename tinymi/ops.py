@@ -6,11 +6,21 @@ float64 scalar would silently turn every float32 array that it meets into float6
 
 import math
 
-from tinymi.arrays import Array
+from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
 
 import numpy as np
 import numpy.typing as npt
+
+
+def embed(tokens: Tokens, W_E: Array) -> Array:
+    """W_E[tokens]: the row of each token id, [batch, pos] -> [batch, pos, d_model].
+
+    Laid out in memory as `linear` lays out what it gives, each number beside the same number of the next position:
+    the residual stream is a sum of both, and sums of arrays that lie alike are faster.
+    """
+    rows = W_E[tokens.reshape(-1)].copy(order="F")  # [batch * pos, d_model]
+    return rows.reshape(*tokens.shape, -1)
 
 
 def linear(x: Array, W: Array, b: Array | None = None) -> Array:
