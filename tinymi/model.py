@@ -60,7 +60,7 @@ def attention(
     if past is not None:
         k, v = past.extend(k, v)
     k, v = share_heads(k, config.n_heads), share_heads(v, config.n_heads)  # [batch, key_pos, n_heads, d_head]
-    scores = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
+    scores: Array = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
     scores += causal_mask(q.shape[1], k.shape[1], q.dtype)  # [batch, n_heads, query_pos, key_pos]
     scores = tap("attn_scores", scores)
     pattern = tap("pattern", softmax(scores))
