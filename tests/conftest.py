@@ -1,4 +1,4 @@
-"""How many threads a test process has, and models that many tests share: the default one, and a tiny random one."""
+"""Threads of a test process, the order of the tests, and models that many of them share."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,8 @@ from tinymi.sources import folder_for
 
 import pytest
 
+LONGEST = ("test_sweep", "test_lesson_05", "test_lesson_options", "test_bad_input", "test_sources_default")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The processes that run the tests share the processors. Each of them, and every script that it starts, would
@@ -18,6 +20,11 @@ def pytest_configure(config: pytest.Config) -> None:
     n_threads = (os.cpu_count() or 1) // (getattr(config.option, "numprocesses", None) or 1)
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(max(1, n_threads)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that at the end no process works on one of them alone."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session")

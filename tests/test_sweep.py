@@ -196,7 +196,7 @@ def test_models_have_an_identity(tiny_model: Model, tiny: Model) -> None:
         (["--jobs", "2", "--dask", "tcp://127.0.0.1:1"], "give one"),
         (["--dask", "tcp://127.0.0.1:1"], "no scheduler answers"),
         (["--dask", "nonsense://x"], "no scheduler answers"),
-        (["--resume", "/"], "cannot be written"),
+        (["--resume", "/"], "is not a regular file"),
     ],
 )
 def test_wrong_options_are_one_line_and_status_2(options: list[str], problem: str, tiny_folder: Path) -> None:

@@ -115,8 +115,8 @@ def _parse(path: Path, data: NDArray[np.uint8]) -> GGUFFile:
         big = " (written for a big-endian machine)" if version & 0xFFFF == 0 and version else ""
         raise _BrokenError(f"GGUF version {version}{big} is not supported: 2 or 3, little-endian, would be")
     n_tensors, n_fields = cursor.scalar("Q"), cursor.scalar("Q")
-    metadata = _collect("metadata key", n_fields, lambda: (cursor.string(), _value(cursor, cursor.scalar("I"))))
-    infos = _collect("tensor", n_tensors, lambda: _tensor_info(cursor))
+    metadata = _collect(cursor, "metadata key", n_fields, lambda: (cursor.string(), _value(cursor, cursor.scalar("I"))))
+    infos = _collect(cursor, "tensor", n_tensors, lambda: _tensor_info(cursor))
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise _BrokenError(f"general.alignment is {alignment!r}: a power of two would be valid")
@@ -138,9 +138,15 @@ def _check_places(tensors: list[tuple[int, Tensor]], alignment: int) -> None:
         free = offset + tensor.data.size
 
 
-def _collect(what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> dict[str, Any]:
+def _collect(cursor: _Cursor, what: str, count: int, read_one: Callable[[], tuple[str, Any]]) -> dict[str, Any]:
+    """So many entries, by name. Each takes more than 12 bytes of the file."""
+    if count * 12 > len(cursor.buffer) - cursor.at:
+        raise _BrokenError(
+            f"the GGUF file is truncated: {count:,} times a {what} is announced before offset {cursor.at:,} and the "
+            f"file has {len(cursor.buffer):,} bytes"
+        )
     found: dict[str, Any] = {}
-    for _ in range(count):  # each costs bytes of the file, so a huge count ends at its end
+    for _ in range(count):
         name, value = read_one()
         if name in found:
             raise _BrokenError(f"the {what} {name!r} occurs twice in the GGUF file")
