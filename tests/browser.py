@@ -159,6 +159,7 @@ def grids(page: Page) -> Iterator[str]:
         last.hover()
         if readout.text_content() != last.get_attribute("title"):
             yield f"grid {number}: a cell under the pointer does not tell its value"
+        page.mouse.move(0, 0)  # what scrolls below a resting pointer would be pointed at, too
         table.evaluate("t => (t.closest('.scroll') ?? t).focus()")
         page.keyboard.press("Tab")
         told = [readout.text_content()]
