@@ -438,11 +438,11 @@ for function in (ops.linear, ops.rms, ops.rope, ops.softmax, ops.silu):
 # %% 8. Checks
 lesson.section("8. Checks")
 shapes = [
-    ([math.prod(left), math.prod(right)], [factor * size(n) * size(m), factor * size(m) * size(k)])
+    ([math.prod(left), math.prod(right)], [heads * size(n) * size(m), shared * size(m) * size(k)])
     for step in watch.steps
     for left, right in step.matmuls
     for n, m, k in [AXES[step.hook.point.short]]
-    for factor in [config.n_heads if n == "query_pos" else 1]
+    for heads, shared in [(config.n_heads, config.n_kv_heads) if n == "query_pos" else (1, 1)]
 ]
 wrong = sum(sorted(found) != sorted(expected) for found, expected in shapes)
 unnamed = [step for step in watch.steps if step.value.shape != tuple(size(axis) for axis in step.hook.point.axes)]

@@ -77,7 +77,7 @@ def config_of(name: str, folder: Path) -> tinymi.Config:
 
 def turned(x: Array, config: tinymi.Config, start: int) -> Array:
     """x [d_head], as it would be at position `start`."""
-    return rope(x[None, None, None], *rope_angles(config, start, start + 1, np.float64)).reshape(-1)
+    return rope(x[None, None, None], *rope_angles(config, np.array([[start]]), np.float64)).reshape(-1)
 
 
 @pytest.fixture(scope="module", params=["llama-gqa2", "llama3-rope"])

@@ -41,13 +41,16 @@ def split_heads(x: Array, d_head: int) -> Array:
     return x.reshape(*x.shape[:2], -1, d_head)
 
 
-def share_heads(x: Array, n_heads: int) -> Array:
-    """Grouped-query attention: each key-value head stands for n_heads / n_kv_heads query heads beside it."""
-    return np.repeat(x, n_heads // x.shape[2], axis=2)  # [batch, pos, n_heads, d_head]
+def in_groups(x: Array, n_kv_heads: int) -> Array:
+    """Grouped-query attention (Ainslie et al. 2023): heads that stand beside each other share a key-value head.
+
+    [batch, pos, heads, d_head] -> [batch, n_kv_heads, heads / n_kv_heads, pos, d_head], as a view
+    """
+    return x.reshape(*x.shape[:2], n_kv_heads, -1, x.shape[3]).transpose(0, 2, 3, 1, 4)
 
 
 def attention(
-    x: Array, w: BlockWeights, config: Config, angles: Angles, tap: Tap, past: LayerKeyValues | None
+    x: Array, w: BlockWeights, config: Config, angles: Angles, mask: Array, tap: Tap, past: LayerKeyValues | None
 ) -> Array:
     """Each position gathers values from the positions up to it, weighted by how well query and key agree."""
     q = tap("q", split_heads(linear(x, w.W_Q, w.b_Q), w.d_head))  # [batch, pos, n_heads, d_head]
@@ -58,13 +61,16 @@ def attention(
     q = tap("rot_q", rope(q, *angles))
     k = tap("rot_k", rope(k, *angles))
     if past is not None:
-        k, v = past.extend(k, v)
-    k, v = share_heads(k, config.n_heads), share_heads(v, config.n_heads)  # [batch, key_pos, n_heads, d_head]
-    scores: Array = (q / math.sqrt(w.d_head)).transpose(0, 2, 1, 3) @ k.transpose(0, 2, 3, 1)
-    scores += causal_mask(q.shape[1], k.shape[1], q.dtype)  # [batch, n_heads, query_pos, key_pos]
+        k, v = past.extend(k, v)  # [batch, key_pos, n_kv_heads, d_head]
+    n_kv_heads = config.n_kv_heads
+    queries = in_groups(q / math.sqrt(w.d_head), n_kv_heads)
+    keys, values = in_groups(k, n_kv_heads), in_groups(v, n_kv_heads)
+    scores: Array = (queries @ keys.swapaxes(3, 4)).reshape(len(x), config.n_heads, *mask.shape)
+    scores += mask  # [batch, n_heads, query_pos, key_pos]
     scores = tap("attn_scores", scores)
     pattern = tap("pattern", softmax(scores))
-    z = tap("z", (pattern @ v.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3))  # [batch, pos, n_heads, d_head]
+    mixed = pattern.reshape(*queries.shape[:4], -1) @ values  # [batch, n_kv_heads, group, query_pos, d_head]
+    z = tap("z", mixed.transpose(0, 3, 1, 2, 4).reshape(q.shape))  # [batch, pos, n_heads, d_head]
     return write_heads(z, w, tap)
 
 
@@ -91,12 +97,13 @@ def block(
     w: BlockWeights,
     config: Config,
     angles: Angles,
+    mask: Array,
     tap: Tap,
     past: LayerKeyValues | None = None,
 ) -> Array:
     """One transformer block: attention and MLP each read the residual stream and add to it."""
     resid_pre = tap("resid_pre", resid_pre)  # [batch, pos, d_model]
-    attn_out = attention(norm(resid_pre, w.ln1, config, "ln1", tap), w, config, angles, tap, past)
+    attn_out = attention(norm(resid_pre, w.ln1, config, "ln1", tap), w, config, angles, mask, tap, past)
     resid_mid = tap("resid_mid", resid_pre + tap("attn_out", attn_out))
     mlp_out = mlp(norm(resid_mid, w.ln2, config, "ln2", tap), w, tap)
     return tap("resid_post", resid_mid + tap("mlp_out", mlp_out))
@@ -128,10 +135,13 @@ def forward(
 ) -> Array:
     """The transformer. Token ids [batch, pos] (or a residual stream) to logits (or a residual stream)."""
     n_past = past.n_positions(span.layers) if past else 0
-    angles = rope_angles(config, n_past, n_past + x.shape[1], weights.dtype)
+    (batch, n_pos), dtype = x.shape[:2], weights.dtype
+    angles = rope_angles(config, np.tile(np.arange(n_past, n_past + n_pos), (batch, 1)), dtype)
+    mask = causal_mask(n_pos, n_past + n_pos, dtype)
     resid = hooks.at(None)("embed", embed(x, weights.W_E)) if span.embed else x  # [batch, pos, d_model]
     for layer in span.layers:
-        resid = block(resid, weights.blocks[layer], config, angles, hooks.at(layer), past.at(layer) if past else None)
+        w, cache = weights.blocks[layer], past.at(layer) if past else None
+        resid = block(resid, w, config, angles, mask, hooks.at(layer), cache)
     return unembed(resid[:, span.positions], weights, config, hooks.at(None)) if span.unembed else resid
 
 

@@ -94,13 +94,15 @@ def rope_frequencies(config: Config) -> Array:
     return blended
 
 
-def rope_angles(config: Config, start: int, stop: int, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
-    """Cosine and sine of RoPE's angle for positions start to stop - 1: [pos, 1, 1, d_head / 2], and the sine twice,
-    first with a minus: [pos, 1, 2, d_head / 2]. Neighbours along pos lie together in memory, as `linear` gives them.
+def rope_angles(config: Config, positions: Tokens, dtype: npt.DTypeLike = np.float32) -> tuple[Array, Array]:
+    """Cosine and sine of RoPE's angle at positions [batch, pos]: [batch, pos, 1, 1, d_head / 2], and the sine twice,
+    first with a minus: [batch, pos, 1, 2, d_head / 2]. Neighbours along pos lie together in memory, as `linear` gives
+    them.
     """
-    angles = rope_frequencies(config)[:, None] * np.arange(start, stop, dtype=np.float32)  # [d_head / 2, pos]
+    angles = rope_frequencies(config)[:, None] * positions.reshape(-1).astype(np.float32)  # [d_head / 2, batch * pos]
     cos, sin = np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
-    return cos.T[:, None, None], np.stack([-sin, sin]).transpose(2, 0, 1)[:, None]
+    signed = np.stack([-sin, sin]).transpose(2, 0, 1)
+    return cos.T.reshape(*positions.shape, 1, 1, -1), signed.reshape(*positions.shape, 1, 2, -1)
 
 
 def rope(x: Array, cos: Array, sin: Array) -> Array:
