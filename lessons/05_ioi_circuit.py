@@ -1060,15 +1060,18 @@ kinds = {
 }
 for kind, heads in kinds.items():
     solid = [head for head in heads if again[head]]
-    best = max(heads, key=lambda head: abs(rows[head]["effect"]) + abs(rows[head]["direct"]))
+    lost = [head for head in heads if not again[head]]
+    best = max(solid or heads, key=lambda head: abs(rows[head]["effect"]) + abs(rows[head]["direct"]))
+    held = held_rows[best]
     others_in_layer = [abs(all_rows[head]["effect"]) for head in every if head[0] == best[0] and head not in candidates]
     lesson.finding(
-        f"{kind}: {', '.join(map(head_name, heads))}.",
+        f"{kind}: {', '.join(map(head_name, solid or heads))}.",
         established=len(solid) > 0,
         evidence=f"{len(solid)} of {len(heads)} again on held-out templates"
-        + (f" ({', '.join(map(head_name, solid))})" if solid else "")
-        + f"; {head_name(best)}: effect {rows[best]['effect']:+.2f} {bounds(effect[best])}, held out "
-        f"{held_rows[best]['effect']:+.2f}, direct {rows[best]['direct']:+.2f}",
+        + (f", not again {', '.join(map(head_name, lost))}" if lost else "")
+        + f"; {head_name(best)} there: effect {held['effect']:+.2f} "
+        f"{bounds(held_effect[best])}, direct {held['direct']:+.2f} "
+        f"[{held['direct low']:+.2f}, {held['direct high']:+.2f}]",
         control=f"heads of layer {best[0]} that are not strong move the logit difference by "
         f"{np.mean(others_in_layer) if others_in_layer else 0:.2f} on average; with the places moved "
         f"{np.mean(moved_counts):.1f} heads get any role at all",

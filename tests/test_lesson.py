@@ -154,6 +154,15 @@ def test_a_reader_who_leaves_early_is_no_error(script: Path) -> None:
     assert done.stdout.split()[-1] == "141"
 
 
+def test_a_lesson_needs_no_standard_output(script: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"'{sys.executable}' '{script}' --json '{tmp_path}/found.json' >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], env=env, check=False).returncode == 0
+    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    command = f"'{sys.executable}' -m tinymi glossary >&-"
+    assert subprocess.run(["bash", "-c", command], env=env, stderr=subprocess.PIPE, check=False).stderr == b""
+
+
 def test_importing_the_frame_is_light() -> None:
     code = "import sys, tinymi.report.page, tinymi.report.terminal; print(*sorted(sys.modules))"
     done = subprocess.run(

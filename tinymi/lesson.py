@@ -415,8 +415,10 @@ def speak_to_users() -> None:
     """Errors and warnings in one line; a character that the terminal's encoding lacks is spelled out."""
     sys.excepthook = _explain
     warnings.showwarning = _show_warning
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, or a program without a console
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 

@@ -140,8 +140,8 @@ def forward(
     mask = causal_mask(n_pos, n_past + n_pos, dtype)
     resid = hooks.at(None)("embed", embed(x, weights.W_E)) if span.embed else x  # [batch, pos, d_model]
     for layer in span.layers:
-        w, cache = weights.blocks[layer], past.at(layer) if past else None
-        resid = block(resid, w, config, angles, mask, hooks.at(layer), cache)
+        tap, held = hooks.at(layer), past.at(layer) if past else None
+        resid = block(resid, weights.blocks[layer], config, angles, mask, tap, held)
     return unembed(resid[:, span.positions], weights, config, hooks.at(None)) if span.unembed else resid
 
 
