@@ -9,6 +9,7 @@ Names and axes are TransformerLens'.
 """
 
 import difflib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -137,10 +138,10 @@ class _Listening(Tap):
     """The tap of one layer that has callbacks."""
 
     def __init__(self) -> None:
-        self._callbacks: dict[str, list[tuple[HookPoint, Callback]]] = {}
+        self._callbacks: defaultdict[str, list[tuple[HookPoint, Callback]]] = defaultdict(list)
 
     def add(self, hook: HookPoint, callback: Callback) -> None:
-        self._callbacks.setdefault(hook.point.short, []).append((hook, callback))
+        self._callbacks[hook.point.short].append((hook, callback))
 
     def __call__(self, point: str, value: Array) -> Array:
         for hook, callback in self._callbacks.get(point, ()):
@@ -159,10 +160,10 @@ class Hooks:
 
         points: those that the run will reach. Raises HookError for a name that is not among them.
         """
-        self._taps: dict[int | None, _Listening] = {}
+        self._taps: defaultdict[int | None, _Listening] = defaultdict(_Listening)
         for names, callback in map(_pair, _listed(fwd_hooks, "fwd_hooks", "pairs of a name and a function")):
             for hook in _select(names, points):
-                self._taps.setdefault(hook.layer, _Listening()).add(hook, callback)
+                self._taps[hook.layer].add(hook, callback)
 
     def __bool__(self) -> bool:
         return bool(self._taps)
@@ -223,7 +224,7 @@ def _extent(points: Mapping[str, HookPoint]) -> str:
 def read_only(value: Array) -> Array:
     """A view that cannot be edited in place."""
     view = value.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 
