@@ -48,9 +48,7 @@ def run_lesson_often(
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER, lesson, str(folder)],
         input=json.dumps([list(arguments) for arguments in runs]),
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-        | environment,  # tiny models, busy tests
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"} | environment,
         cwd=folder / "work",
         capture_output=True,
         text=True,

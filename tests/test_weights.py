@@ -12,16 +12,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-
-def test_one_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
-    save_variant(tmp_path, "llama-sharded")
-    both = {name: value * 2 for file in tmp_path.glob("*.safetensors") for name, value in load_file(file).items()}
-    save_file(both, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    expected = hugging_face(tmp_path).model.norm.weight.detach().numpy()
-    assert np.array_equal(tinymi.load(tmp_path).weights.ln_final, expected)
-    assert np.array_equal(expected, both["model.norm.weight"])
-
-
 WEIGHTS: tuple[Literal["loaded", "mapped"], ...] = ("loaded", "mapped")
 MATRICES = ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_in", "W_out")
 
@@ -40,6 +30,15 @@ def weights_of(model: tinymi.Model) -> dict[str, Array]:
     for layer, w in enumerate(model.weights.blocks):
         found |= {f"blocks.{layer}.{name}": value for name, value in vars(w).items() if isinstance(value, np.ndarray)}
     return found
+
+
+def test_one_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:
+    save_variant(tmp_path, "llama-sharded")
+    both = {name: value * 2 for file in tmp_path.glob("*.safetensors") for name, value in load_file(file).items()}
+    save_file(both, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    expected = hugging_face(tmp_path).model.norm.weight.detach().numpy()
+    assert np.array_equal(tinymi.load(tmp_path).weights.ln_final, expected)
+    assert np.array_equal(expected, both["model.norm.weight"])
 
 
 @pytest.mark.parametrize("name", ["llama-free-head", "qwen2-gqa2", "qwen3-free-head", "llama-sharded", "llama-tied"])

@@ -6,7 +6,7 @@ forward pass. Anything else is refused by name: a wrong answer never comes out o
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ _READ = {
     *("rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings", "layer_types"),
     *("sliding_window", "max_window_layers"),
 }
+_ROPE_FIELDS = ("rope_scaling", "rope_parameters")  # which hold RoPE's own fields
 
 # Training, text generation, bookkeeping: nothing here changes the logits of a forward pass.
 _NO_EFFECT = {
@@ -180,17 +181,12 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _rope_refusal(name: str, value: Any, reason: str) -> ConfigError:
+def _refusal(name: str, value: Any, reason: str, fields: Sequence[str] = ()) -> ConfigError:
+    """fields: those of the file's top level that hold the value, where it is not `name` itself."""
+    ignored = '", "'.join(fields or [name])
     return ConfigError(
         f"config.json: {name} is {_short(value)}, but {reason}; load another checkpoint, or pass "
-        'ignore_config=["rope_scaling", "rope_parameters"] if you know that they change no number'
-    )
-
-
-def _refusal(name: str, value: Any, reason: str) -> ConfigError:
-    return ConfigError(
-        f"config.json: {name} is {_short(value)}, but {reason}; load another checkpoint, or pass "
-        f'ignore_config=["{name}"] if you know that it changes no number'
+        f'ignore_config=["{ignored}"] if you know that {"they change" if fields else "it changes"} no number'
     )
 
 
@@ -210,10 +206,10 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, Llama3RopeScaling | None]:
     if kind == "llama3":
         known |= {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
     if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise _rope_refusal("partial_rotary_factor", fields["partial_rotary_factor"], "implemented is 1.0")
+        raise _refusal("partial_rotary_factor", fields["partial_rotary_factor"], "implemented is 1.0", _ROPE_FIELDS)
     for name, value in fields.items():
         if name not in known and value is not None:
-            raise _rope_refusal(f"rope_parameters.{name}", value, f'rope_type "{kind}" has no such field')
+            raise _refusal(f"rope_parameters.{name}", value, f'rope_type "{kind}" has no such field', _ROPE_FIELDS)
     if kind == "default":
         return base, None
     return base, _llama3_scaling(fields, n_ctx=raw.get("max_position_embeddings"))
@@ -223,10 +219,10 @@ def _rope_type(fields: Mapping[str, Any]) -> str:
     """The kind of RoPE that `rope_type`, and `type` in older files, agree on."""
     kinds = [fields[name] for name in ("rope_type", "type") if fields.get(name) is not None]
     if kinds and kinds != [kinds[0]] * len(kinds):
-        raise _rope_refusal("rope_type", kinds[0], f"type is {_short(kinds[1])}: they must be the same")
+        raise _refusal("rope_type", kinds[0], f"type is {_short(kinds[1])}: they must be the same", _ROPE_FIELDS)
     kind = kinds[0] if kinds else "default"
     if kind not in ("default", "llama3"):
-        raise _rope_refusal("rope_type", kind, 'implemented are "default" and "llama3"')
+        raise _refusal("rope_type", kind, 'implemented are "default" and "llama3"', _ROPE_FIELDS)
     return str(kind)
 
 

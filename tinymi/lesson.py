@@ -96,11 +96,7 @@ class Lesson:
         self._model: dict[str, Any] = {}
         self._options = Namespace()
         self._screen = terminal.Screen()
-        self._parser = _Parser(
-            description=terminal.paragraphs(_help(self.title, self.intro), terminal.Screen.of(sys.stdout)),
-            formatter_class=RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        self._parser = _Parser(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
         self.option("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
         self.option(
             "--weights", choices=["loaded", "mapped"], default="loaded", help="mapped: slower, for models beyond memory"
@@ -126,6 +122,7 @@ class Lesson:
         if _shell() is None:
             speak_to_users()
         self._screen = terminal.Screen.of(sys.stdout)
+        self._parser.description = terminal.paragraphs(_help(self.title, self.intro), self._screen)
         self._options = self._parser.parse_args([] if arguments is None and _in_notebook() else arguments)
         for option, path in (("--json", self._options.json), ("--html", self._options.html)):
             if path is not None:
@@ -417,10 +414,15 @@ def speak_to_users() -> None:
     warnings.showwarning = _show_warning
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell, or a program without a console
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            setattr(sys, name, os.fdopen(_nowhere(), "w"))
         reconfigure = getattr(getattr(sys, name), "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> int:
+    """A file descriptor that swallows what is written."""
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 _python_shows = warnings.showwarning
@@ -444,9 +446,9 @@ def _explain(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.exit(130)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # standard output is a file
         print(f"error: standard output: cannot be written ({error.strerror}); make room", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(_nowhere(), sys.stdout.fileno())
         sys.exit(2)
     if issubclass(kind, BrokenPipeError):  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(_nowhere(), sys.stdout.fileno())
         sys.exit(141)
     sys.__excepthook__(kind, error, trace)

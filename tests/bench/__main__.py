@@ -151,6 +151,7 @@ def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
     points = [get_act_name("resid_pre", layer) for layer in range(n_layers)]
     _, cache = model.run_with_cache(tokens, points, positions=-1)
     directions = (model.weights.W_U[:, ids[:, 0]] - model.weights.W_U[:, ids[:, 1]]).T  # [batch, d_model]
+    beginnings = shared_beginnings(tokens)
 
     def zero_own_head(pattern: Array, hook: HookPoint) -> Array:
         edited = pattern.reshape(n_heads, -1, *pattern.shape[1:]).copy()
@@ -160,7 +161,7 @@ def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
 
     def last_streams(resid: Array, layer: int) -> Array:
         past = KeyValueCache(n_heads, tokens.shape[1], model.config, model.weights.dtype)
-        for start, stop, size in shared_beginnings(tokens):
+        for start, stop, size in beginnings:
             past = past.repeat(n_heads * len(resid) // size // past.batch)
             out = model.run_with_hooks(
                 np.tile(resid[::size, start:stop], (n_heads, 1, 1)), [(get_act_name("pattern", layer), zero_own_head)],

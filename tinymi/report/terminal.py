@@ -61,10 +61,8 @@ class Screen:
     unicode: bool = True
 
     @classmethod
-    def of(cls, stream: TextIO | None) -> "Screen":
+    def of(cls, stream: TextIO) -> "Screen":
         """The terminal behind `stream`, as COLUMNS, NO_COLOR, FORCE_COLOR and the stream's encoding describe it."""
-        if stream is None:  # standard output is closed
-            return cls()
         columns = shutil.get_terminal_size((80, 24)).columns
         forced = os.environ.get("FORCE_COLOR")
         color = forced not in ("", "0") if forced is not None else stream.isatty() and not os.environ.get("NO_COLOR")
