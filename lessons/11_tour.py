@@ -208,7 +208,8 @@ MEANING = {
     "v": "And what a head that looks here will get.",
     "rot_q": "Pairs of numbers of each query are turned by an angle that grows with the position: order counts.",
     "rot_k": "Keys are turned likewise: a query and a key then agree by content and by how far apart they are.",
-    "attn_scores": "How well each query agrees with each key. What lies in the future gets minus infinity.",
+    "attn_scores": "How well each query agrees with each key; in_groups puts the heads that share a key head together. "
+    "What lies in the future gets minus infinity.",
     "pattern": "Softmax makes each row of scores into shares that sum to 1: where this position reads, how much.",
     "z": "The values, averaged by these shares: what each head takes along from where it looked.",
     "attn_out": "All heads' findings, written back in the stream's own directions, and summed.",
