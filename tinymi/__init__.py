@@ -1,32 +1,36 @@
 """tinymi: see what happens inside a language model, in NumPy alone."""
 
-from tinymi import allocator, kernels
+from tinymi.machine import blas, malloc
 
-kernels.choose()  # before anything loads NumPy
-allocator.keep_freed_memory()
+blas.request_avx512_kernels()  # before anything loads NumPy
+blas.choose_threads()
+malloc.keep_freed_memory()
 
+from tinymi.backward import log_probability, logit_difference
+from tinymi.checkpoint import load
 from tinymi.config import Config
 from tinymi.errors import (
     ConfigError,
+    ConfigWarning,
     HookError,
     InputError,
     MemoryShortageError,
+    MemoryWarning,
     NotCachedError,
     SourceError,
     SweepError,
     TinymiError,
+    TinymiWarning,
     TokenizerError,
     WeightsError,
     WeightsWarning,
 )
+from tinymi.generation import KeyValueCache
 from tinymi.hooks import POINTS, ActivationCache, HookPoint, Point, get_act_name
-from tinymi.key_values import KeyValueCache
-from tinymi.loader import load
-from tinymi.model import Model
+from tinymi.run import Model
 from tinymi.tokenizer import Tokenizer
-from tinymi.weights import BlockWeights, HeadWeights, MappedWeights, Weights
-
-__version__ = "0.1.0"
+from tinymi.version import __version__
+from tinymi.weights import BlockWeights, HeadWeights, Weights
 
 __all__ = [
     "POINTS",
@@ -34,24 +38,29 @@ __all__ = [
     "BlockWeights",
     "Config",
     "ConfigError",
+    "ConfigWarning",
     "HeadWeights",
     "HookError",
     "HookPoint",
     "InputError",
     "KeyValueCache",
-    "MappedWeights",
     "MemoryShortageError",
+    "MemoryWarning",
     "Model",
     "NotCachedError",
     "Point",
     "SourceError",
     "SweepError",
     "TinymiError",
+    "TinymiWarning",
     "Tokenizer",
     "TokenizerError",
     "Weights",
     "WeightsError",
     "WeightsWarning",
+    "__version__",
     "get_act_name",
     "load",
+    "log_probability",
+    "logit_difference",
 ]

@@ -21,6 +21,6 @@ def as_array(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
         ) from None
 
 
-def is_whole(number: object) -> bool:
-    """Whether it is an integer, Python's or NumPy's. True and 1.0 are none."""
+def is_int(number: object) -> bool:
+    """True for Python and NumPy integers; bools and floats do not count."""
     return isinstance(number, int | np.integer) and not isinstance(number, bool)

@@ -1,23 +1,25 @@
 """Hooks: the table of every point of the forward pass that can be read or changed, and how that is done.
 
-A callback is `fn(value, hook)`. It gets the value of one point as a read-only array and the `HookPoint` that it
-belongs to; it returns None (nothing changes) or a new array of the same shape, which takes the value's place.
-One mechanism serves capture and intervention: a cache is filled by callbacks that return None.
+A callback is `fn(value, hook)`. It gets the value at one point as a read-only array, and the `HookPoint`. It returns
+None (nothing changes) or a new array of the same shape, which takes the value's place. One mechanism serves capture and
+intervention: a cache is filled by callbacks that return None.
 
 Hooks are data handed to one run. There is no global state, and nothing lingers after the run.
-Names and axes are TransformerLens'.
+Names and axes are those of TransformerLens 1 to 3.
 """
 
 import difflib
+import inspect
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
-from tinymi.arrays import Array, is_whole
-from tinymi.errors import HookError, NotCachedError
+from tinymi.arrays import Array, is_int
+from tinymi.errors import HookError, NotCachedError, TinymiError
 
 import numpy as np
 
@@ -91,37 +93,65 @@ NameFilter = str | Iterable[str] | Callable[[str], bool] | None
 
 @lru_cache
 def hook_points(layers: range, *, embed: bool = True, unembed: bool = True) -> Mapping[str, HookPoint]:
-    """Full name -> point, in order of execution, for a run through `layers`. Made once for all such runs.
+    """Full name -> point, in order of execution, for a run through `layers`.
 
     embed, unembed: whether the run begins with the embedding and ends with the final norm and the logits.
     """
-    in_block = [point for point in POINTS if point.in_block]
-    outside = [point for point in POINTS if not point.in_block]
-    found = [HookPoint(point.template, None, point) for point in outside[:1] if embed]
-    found += [HookPoint(p.template.format(layer=layer), layer, p) for layer in layers for p in in_block]
-    found += [HookPoint(point.template, None, point) for point in outside[1:] if unembed]
-    return MappingProxyType({hook.name: hook for hook in found})
+    first, *last = (HookPoint(point.template, None, point) for point in POINTS if not point.in_block)
+    blocks = [HookPoint(p.template.format(layer=layer), layer, p) for layer in layers for p in POINTS if p.in_block]
+    points = [*([first] if embed else []), *blocks, *(last if unembed else [])]
+    return MappingProxyType({point.name: point for point in points})
+
+
+# TransformerLens 4's names for the same values. Its attn.hook_in and mlp.hook_in come after the norm's weight.
+_SPELLINGS = {
+    "hook_in": "hook_resid_pre",
+    "attn.hook_out": "hook_attn_out",
+    "mlp.hook_out": "hook_mlp_out",
+    "hook_out": "hook_resid_post",
+}
+_AFTER_WEIGHT = {"attn.hook_in": "ln1", "mlp.hook_in": "ln2"}
+
+
+def _our_name(name: str) -> str:
+    """TransformerLens 4's spelling of a full name in ours; any other name unchanged."""
+    block = re.match(r"blocks\.\d+\.", name)
+    if block is None:
+        return name
+    rest = name[block.end() :]
+    if rest in _AFTER_WEIGHT:
+        norm = _AFTER_WEIGHT[rest]
+        raise HookError(
+            f"no hook point {name!r}: here it is {block[0]}{norm}.hook_normalized, before the norm's learned weight; "
+            f"multiply by model.weights.blocks[layer].{norm}"
+        )
+    return block[0] + _SPELLINGS.get(rest, rest)
 
 
 def get_act_name(short: str, layer: int | None = None, layer_type: str | None = None) -> str:
     """The full name: ("pattern", 5) -> "blocks.5.attn.hook_pattern", ("scale", 5, "ln1") -> "blocks.5.ln1.hook_scale".
 
-    short: the name in the forward pass ("pattern", "ln1.scale", "logits"). layer: None outside the blocks.
-    Raises HookError for a name that the table does not have.
+    short: the name in the forward pass ("pattern", "ln1.scale", "logits"). layer: None outside the blocks. layer_type:
+    "ln1" or "ln2"; "attn" and "mlp" say what the name says already.
+    Raises HookError for a name that is not in the table.
     """
-    wanted = f"{layer_type}.{short}" if layer_type else short
-    for point in POINTS:
-        if point.short == wanted and point.in_block == (layer is not None):
-            return point.template.format(layer=layer)
-    valid = [point.short for point in POINTS if point.in_block == (layer is not None)]
-    raise HookError(
-        f'hook point "{wanted}": there is none {"outside the blocks" if layer is None else "in a block"}; '
-        f"valid: {', '.join(difflib.get_close_matches(wanted, valid, n=3, cutoff=0.4) or valid)}"
-    )
+    templates = {point.short: point.template for point in POINTS if point.in_block == (layer is not None)}
+    name = f"{layer_type}.{short}" if layer_type else short
+    if layer_type in ("attn", "mlp") and f".{layer_type}.hook_" in templates.get(short, ""):
+        name = short
+    if name in templates:
+        return templates[name].format(layer=layer)
+    side = "outside the blocks" if layer is None else "in a block"
+    raise HookError(f'no hook point "{name}" {side}; {_suggest(name, templates, "valid: " + ", ".join(templates))}')
+
+
+def _suggest(name: str, names: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class Tap:
-    """What the forward pass hands each value through: here nobody listens, and every value stays as it is."""
+    """What the forward pass hands each value through: here nobody listens, and every value is handed back."""
 
     def __call__(self, point: str, value: Array) -> Array:
         return value
@@ -138,22 +168,19 @@ class _Listening(Tap):
     """The tap of one layer that has callbacks."""
 
     def __init__(self) -> None:
-        self._callbacks: defaultdict[str, list[tuple[HookPoint, Callback]]] = defaultdict(list)
-
-    def add(self, hook: HookPoint, callback: Callback) -> None:
-        self._callbacks[hook.point.short].append((hook, callback))
+        self.callbacks: defaultdict[str, list[tuple[HookPoint, Callback]]] = defaultdict(list)
 
     def __call__(self, point: str, value: Array) -> Array:
-        for hook, callback in self._callbacks.get(point, ()):
+        for hook, callback in self.callbacks.get(point, ()):
             value = _call(callback, value, hook)
         return value
 
     def wants(self, point: str) -> bool:
-        return point in self._callbacks
+        return point in self.callbacks
 
 
 class Hooks:
-    """The callbacks of one run, found by layer. Callbacks of one point are called in the order given."""
+    """The callbacks of one run, by layer. Callbacks of one point are called in the order given."""
 
     def __init__(self, fwd_hooks: Iterable[tuple[NameFilter, Callback]], points: Mapping[str, HookPoint]) -> None:
         """fwd_hooks: pairs of a name, several names, or a predicate over names, and a callback.
@@ -161,15 +188,15 @@ class Hooks:
         points: those that the run will reach. Raises HookError for a name that is not among them.
         """
         self._taps: defaultdict[int | None, _Listening] = defaultdict(_Listening)
-        for names, callback in map(_pair, _listed(fwd_hooks, "fwd_hooks", "pairs of a name and a function")):
-            for hook in _select(names, points):
-                self._taps[hook.layer].add(hook, callback)
+        for names, callback in map(_pair, _listed(fwd_hooks, "fwd_hooks", "(name, function) pairs")):
+            for hook in select(names, points):
+                self._taps[hook.layer].callbacks[hook.point.short].append((hook, callback))
 
     def __bool__(self) -> bool:
         return bool(self._taps)
 
     def at(self, layer: int | None) -> Tap:
-        """The tap of a layer, or of what lies outside the blocks (None)."""
+        """The tap of a layer, or of what is outside the blocks (None)."""
         return self._taps.get(layer, SILENT)
 
 
@@ -180,45 +207,65 @@ def _listed(values: Iterable[T], name: str, valid: str) -> list[T]:
 
 
 def _pair(entry: tuple[NameFilter, Callback]) -> tuple[NameFilter, Callback]:
-    """One entry of fwd_hooks, which must be a pair that ends with a function."""
     if not isinstance(entry, tuple | list) or len(entry) != 2 or not callable(entry[1]):
-        raise HookError(f'fwd_hooks: {entry!r} is no pair of a name and a function, such as ("hook_embed", fn)')
-    return entry[0], entry[1]
+        raise HookError(f'fwd_hooks: expected a (name, function) pair such as ("hook_embed", fn), got {entry!r}')
+    return entry[0], _positional(entry[1])
 
 
-def _select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoint]:
+def _positional(callback: Callback) -> Callback:
+    """The callback as one that takes (value, hook) by position. TransformerLens' callbacks take `hook` by its name."""
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):  # a built-in function does not tell
+        return callback
+    for wrapped, kwargs in ((callback, {}), (lambda value, hook: callback(value, hook=hook), {"hook": None})):  # type: ignore[call-arg]
+        try:
+            signature.bind(None, *([] if kwargs else [None]), **kwargs)
+        except TypeError:
+            continue
+        return wrapped
+    raise HookError(f"callback {_name(callback)}{signature}: takes other arguments; write def fn(value, hook)")
+
+
+def _name(callback: Callback) -> str:
+    return str(getattr(callback, "__name__", callback))
+
+
+def select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoint]:
     """The points that a filter names: at least one, and every name that it spells out."""
     if names is None:
         return list(points.values())
     if callable(names):
-        found = [hook for name, hook in points.items() if names(name)]
-        if not found:
+        matches = [hook for name, hook in points.items() if names(name)]
+        if not matches:
             raise HookError(
-                f"hook filter {getattr(names, '__name__', names)!r}: matches none of this run's {len(points)} "
-                f"points{_extent(points)}; write a predicate over names such as those of tinymi.POINTS"
+                f"hook filter {getattr(names, '__name__', names)!r}: matches none of this run's {len(points)} points "
+                f"({_extent(points)}); write a predicate over names such as those of tinymi.POINTS"
             )
-        return found
+        return matches
     listed = [names] if isinstance(names, str) else _listed(names, "hook names", "a name, several, or a predicate")
     if not listed:
         raise HookError("hook names: an empty list; give at least one name, or None for all")
-    return [points[name] if name in points else _unknown(name, points) for name in listed]
+    ours = [_our_name(name) if isinstance(name, str) else str(name) for name in listed]
+    for name in ours:
+        if name not in points:
+            hint = _layers(name, points) or _suggest(name, points, "tinymi.POINTS lists the names")
+            raise HookError(f'no hook point "{name}" in this run ({_extent(points)}); {hint}')
+    return [points[name] for name in ours]
 
 
-def _unknown(name: object, points: Mapping[str, HookPoint]) -> HookPoint:
-    if not isinstance(name, str):
-        raise HookError(
-            f'hook point {name!r}: a name is a string such as "blocks.0.hook_resid_pre", not {type(name).__name__}'
-        )
-    near = difflib.get_close_matches(name, points, n=3)
-    raise HookError(
-        f'hook point "{name}": this run reaches no such point{_extent(points)}'
-        + (f"; nearest: {', '.join(near)}" if near else "; tinymi.POINTS lists the names")
-    )
+def _layers(name: str, points: Mapping[str, HookPoint]) -> str:
+    """What to say of a name whose layer this run does not go through."""
+    layer = re.match(r"blocks\.(-?\d+)\.", name)
+    layers = [point.layer for point in points.values() if point.layer is not None]
+    if layer is None or not layers or int(layer[1]) in layers:
+        return ""
+    return f"the run goes through layers {min(layers)} to {max(layers)}"
 
 
 def _extent(points: Mapping[str, HookPoint]) -> str:
     names = list(points)
-    return f" (it goes from {names[0]} to {names[-1]})" if names else " (it goes through no layer)"
+    return f"from {names[0]} to {names[-1]}" if names else "through no layer"
 
 
 def read_only(value: Array) -> Array:
@@ -230,15 +277,31 @@ def read_only(value: Array) -> Array:
 
 def _call(callback: Callback, value: Array, hook: HookPoint) -> Array:
     """The value after one callback."""
-    shown = read_only(value)
-    returned = callback(shown, hook)
-    if returned is None or returned is shown:
-        return value
-    return _checked(returned, value, hook)
+    view = read_only(value)
+    try:
+        returned = callback(view, hook)
+    except TinymiError:
+        raise
+    except Exception as error:
+        raise HookError(f"{hook.name}: the callback {_name(callback)} failed: {_failure(error, value)}") from error
+    return value if returned is None or returned is view else _checked(returned, value, hook)
+
+
+def _failure(error: Exception, value: Array) -> str:
+    """What went wrong in a callback, and what helps."""
+    text = f"{type(error).__name__}: {error}"
+    if "read-only" in str(error):
+        return f"{text}; values are read-only: start with value = value.copy(), and return it"
+    if isinstance(error, IndexError):
+        return (
+            f"{text}; the value has shape {list(value.shape)}. A step of generate sees one position only, unless you "
+            "pass use_past_kv_cache=False"
+        )
+    return text
 
 
 def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
-    """A private copy of what a callback returned, after checking that it can take the value's place."""
+    """A private copy of what a callback returned, once it is clear that it can take the value's place."""
     axes = " ".join(hook.point.axes)
     if not isinstance(returned, np.ndarray) or returned.dtype.kind != "f":
         kind = f"{returned.dtype} array" if isinstance(returned, np.ndarray) else type(returned).__name__
@@ -251,34 +314,32 @@ def _checked(returned: object, value: Array, hook: HookPoint) -> Array:
             f"{hook.name}: the callback returned shape {list(returned.shape)} for {list(value.shape)} ({axes}); "
             "return an array of the same shape"
         )
-    new = np.empty_like(value, subok=False)  # laid out as the value is: the same numbers then give the same results
+    new = np.empty_like(value, subok=False)  # in the value's memory order: equal numbers then give equal results
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         new[...] = returned
     if not np.isfinite(new).all():
         _refuse_not_finite(new, value, hook)
     if hook.point.axes == _SCALE and not new.all():
-        raise HookError(
-            f"{hook.name}: the callback returned a scale of 0, by which the stream is divided; return others"
-        )
+        raise HookError(f"{hook.name}: the callback returned a scale of 0, by which the stream is divided")
     return new
 
 
 def _refuse_not_finite(new: Array, value: Array, hook: HookPoint) -> None:
-    """NaN and infinity may stand only where the value had the same, and -inf in scores where a row stays alive."""
+    """NaN and infinity may stand only where the value had the same, and -inf in scores where a row keeps a key."""
     bad = ~np.isfinite(new) & (new != value) & ~(np.isnan(new) & np.isnan(value))
     if hook.point.short == "attn_scores":
-        alive = np.isfinite(new).any(axis=-1, keepdims=True)
-        bad &= ~(np.isneginf(new) & alive)
+        has_key = np.isfinite(new).any(axis=-1, keepdims=True)
+        bad &= ~(np.isneginf(new) & has_key)
     if bad.any():
-        where = [int(i) for i in np.argwhere(bad)[0]]
+        place = tuple(int(i) for i in np.argwhere(bad)[0])
         raise HookError(
-            f"{hook.name}: the callback returned {new[tuple(where)]} at {where} ({' '.join(hook.point.axes)}), where "
-            f"the value was {value[tuple(where)]:.4g}; {int(bad.sum())} such numbers in all: return finite numbers"
+            f"{hook.name}: the callback returned {new[place]} at {list(place)} ({' '.join(hook.point.axes)}), where "
+            f"the value was {value[place]:.4g}; {int(bad.sum())} such numbers in all: return finite numbers"
         )
 
 
 class ActivationCache(Mapping[str, Array]):
-    """What a run kept: `cache["blocks.5.attn.hook_pattern"]` or `cache["pattern", 5]`, a read-only array.
+    """Values of a run: `cache["blocks.5.attn.hook_pattern"]` or `cache["pattern", 5]`, a read-only array.
 
     Each value is the one that the model went on with, after every edit. A negative layer counts from the end.
     """
@@ -292,26 +353,29 @@ class ActivationCache(Mapping[str, Array]):
         self._values[hook.name] = value
 
     def __getitem__(self, key: str | tuple[str, int] | tuple[str, int, str]) -> Array:
-        name = key if isinstance(key, str) else self._name(key)
+        name = _our_name(key) if isinstance(key, str) else self._name(key)
         if name in self._values:
             return self._values[name]
-        near = difflib.get_close_matches(name, self._values, n=3)
-        raise NotCachedError(
-            f'cache: "{name}" was not kept; '
-            + (f"nearest: {', '.join(near)}" if near else f"kept are {len(self._values)} values")
-            + "; name it in names_filter"
-        )
+        hint = _suggest(name, self._values, f"names_filter chose {len(self)} others")
+        raise NotCachedError(f'cache: "{name}" was not kept (name it in names_filter); {hint}')
 
     def _name(self, key: tuple[str, int] | tuple[str, int, str]) -> str:
         texts = (key[0], *key[2:]) if isinstance(key, tuple) and len(key) in (2, 3) else (None,)
-        if not all(isinstance(text, str) for text in texts) or not is_whole(key[1]):
-            raise NotCachedError(
-                f'cache: no key is like {key!r}; give a full name, or ("pattern", 5): a name and a layer'
-            )
+        if not all(isinstance(text, str) for text in texts) or not is_int(key[1]):
+            raise NotCachedError(f'cache: {key!r} is not a key; give a full name, or name and layer: ("pattern", 5)')
         short, layer, *layer_type = key
         if not -self._n_layers <= layer < self._n_layers:
             raise NotCachedError(f"cache: layer {layer} of a model with layers 0 to {self._n_layers - 1}")
         return get_act_name(short, layer % self._n_layers, *layer_type)
+
+    def only(self, names: Iterable[str]) -> "ActivationCache":
+        """A cache of these values alone, in the cache's order."""
+        part = ActivationCache(self._n_layers)
+        part._values = {name: self._values[name] for name in self._values if name in set(names)}
+        return part
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._values)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -320,8 +384,5 @@ class ActivationCache(Mapping[str, Array]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"ActivationCache({len(self)} values: {', '.join(_ends(list(self)))})"
-
-
-def _ends(names: Sequence[str]) -> list[str]:
-    return [*names[:2], "...", *names[-1:]] if len(names) > 4 else list(names)
+        names = list(self)
+        return f"ActivationCache({len(names)} values: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
