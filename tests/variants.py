@@ -11,6 +11,7 @@ from tinymi.arrays import Array, Tokens
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 # No two sizes are equal: a swapped axis shows.
@@ -41,11 +42,24 @@ class Variant:
     family: str = "llama"
     fields: dict[str, Any] = field(default_factory=dict)
     save: dict[str, Any] = field(default_factory=dict)
+    tensors: Callable[[dict[str, Array]], dict[str, Array]] | None = None  # what the file holds instead of these
 
 
 TIED = {"tie_word_embeddings": True}
 FREE_HEAD = {"head_dim": 24}  # 4 heads of 24 are 96 numbers, in a stream of 32
 SHARDED = {"max_shard_size": "20KB"}
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+BIASES = {"attention_bias": True, "mlp_bias": True}
+
+
+def without_prefix(tensors: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix("model."): value for name, value in tensors.items()}
+
+
+def rope(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"head_dim": 32, "rope_parameters": {"rope_type": kind, "rope_theta": 1000.0, "factor": 4.0, **fields}}
+
+
 VARIANTS = {
     "llama-mha": Variant(fields={"num_key_value_heads": 4}),
     "llama-gqa2": Variant(),
@@ -55,6 +69,16 @@ VARIANTS = {
     "llama-free-head": Variant(fields=FREE_HEAD),
     "llama-eps-base": Variant(fields={"rms_norm_eps": 0.05, "rope_parameters": {"rope_theta": 50.0}}),
     "llama3-rope": Variant(fields={"head_dim": 32, "rope_parameters": LLAMA3_ROPE}),
+    "llama-linear-rope": Variant(fields=rope("linear")),
+    "llama-dynamic-rope": Variant(fields=rope("dynamic")),
+    "llama-yarn": Variant(fields=rope("yarn", original_max_position_embeddings=32)),
+    "llama-yarn-mscale": Variant(fields=rope("yarn", beta_fast=8.0, beta_slow=2.0, mscale=0.7, mscale_all_dim=1.5)),
+    "qwen3-yarn-factor": Variant("qwen3", rope("yarn", factor=1.5, truncate=False, attention_factor=0.8)),
+    "llama-biases": Variant(fields=BIASES),
+    "qwen3-biases": Variant("qwen3", FREE_HEAD | {"attention_bias": True}),
+    "llama-tied-own-head": Variant(fields=TIED, tensors=lambda kept: kept | {HEAD: kept[EMBED][::-1].copy()}),
+    "llama-tied-head-only": Variant(fields=TIED, tensors=lambda kept: {HEAD: kept.pop(EMBED)} | kept),
+    "qwen3-no-prefix": Variant("qwen3", TIED | FREE_HEAD, tensors=without_prefix),
     "llama-sharded": Variant(save=SHARDED),
     "llama-bf16": Variant(save={"dtype": torch.bfloat16}),
     "llama-f16": Variant(save={"dtype": torch.float16}),
@@ -69,7 +93,11 @@ VARIANTS = {
 def save_variant(folder: Path, name: str, **changes: Any) -> Path:
     """Write a checkpoint that tinymi.load can read. Returns its folder."""
     variant = VARIANTS[name]
-    return save_tiny(folder, variant.family, save=variant.save, **(SIZES | variant.fields | changes))
+    save_tiny(folder, variant.family, save=variant.save, **(SIZES | variant.fields | changes))
+    if variant.tensors:
+        file = folder / "model.safetensors"
+        save_file(variant.tensors(load_file(file)), file, metadata={"format": "pt"})
+    return folder
 
 
 def hugging_face(folder: Path, dtype: Any = torch.float32) -> Any:
@@ -102,10 +130,10 @@ def reference(model: Any, tokens: Tokens) -> Reference:
     )
 
 
-def error(found: Array, expected: Array) -> float:
+def error(actual: Array, expected: Array) -> float:
     """The largest difference, as a share of the expected values' range."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.ptp(expected))
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.ptp(expected))
 
 
 def random_tokens(batch: int, n_pos: int, seed: int = 0) -> Tokens:

@@ -1,56 +1,50 @@
 """Text to token ids and back: a thin wrapper over the `tokenizers` library and a model's own tokenizer.json."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
+from typing import TypeVar
 
 from tinymi.arrays import Tokens, as_array
+from tinymi.config import Config
 from tinymi.errors import InputError, TokenizerError
-from tinymi.tokenizer_file import attempt, read_tokenizer
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+T = TypeVar("T")
+
+
+def attempt(call: Callable[[], T]) -> T:
+    """What the library returns. Raises ValueError for its bare Exception, and for Rust's panics."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ValueError(str(error)) from None
+
 
 class Tokenizer:
     """A model's tokenizer.
 
-    Special tokens, such as a beginning-of-text token, are added exactly as tokenizer.json asks for, unless
-    add_special_tokens=False.
+    Special tokens, such as a beginning-of-text token, are added as tokenizer.json asks for and as tokenizer_config.json
+    does (add_bos_token, add_eos_token), unless add_special_tokens=False. transformers 5 ignores the latter: there, a
+    model of DeepSeek gets no first token; here, in transformers 4 and in llama.cpp it does.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
 
-    @classmethod
-    def from_folder(cls, folder: Path, d_vocab: int) -> "Tokenizer":
-        """Read `folder/tokenizer.json`. d_vocab: rows of the embedding that its ids must fit into."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise TokenizerError(
-                f"{path}: there is no such file; a checkpoint needs its tokenizer.json (a tokenizer.model alone is "
-                "not read): download it, or save it with AutoTokenizer(...).save_pretrained"
-            )
-        try:
-            backend = read_tokenizer(path)
-            added = attempt(lambda: backend.encode("").ids)  # what comes before every text need not be a token
-        except ValueError as error:
-            raise TokenizerError(f"{path}: cannot be read ({error}); download the file again") from None
-        highest = max([*backend.get_vocab(with_added_tokens=True).values(), *added], default=-1)
-        if not 0 <= highest < d_vocab:
-            raise TokenizerError(
-                f"{path}: has ids up to {highest}, but the model's vocabulary ends at {d_vocab - 1}; "
-                "it belongs to another model: download the model's own"
-            )
-        return cls(backend)
+    def __repr__(self) -> str:
+        return f"Tokenizer({self._size:,} tokens)"
 
     def to_tokens(
-        self, text: str | Sequence[str], *, n_ctx: int | None = None, add_special_tokens: bool = True
+        self, text: str | Sequence[str], *, config: Config | None = None, add_special_tokens: bool = True
     ) -> Tokens:
         """Token ids, int64 [batch, pos]. A list of prompts needs equal lengths, as nothing is ever padded.
 
-        n_ctx: the most positions allowed. Raises InputError.
+        config: of the model that shall take them. Raises InputError.
         """
         prompts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
         if not prompts:
@@ -59,9 +53,9 @@ class Tokenizer:
         for prompt, row in zip(prompts, rows):
             if not row:
                 raise InputError(f"prompt {prompt!r}: has no tokens; give at least one character")
-            if n_ctx is not None and len(row) > n_ctx:
+            if config is not None and len(row) > config.n_ctx:
                 raise InputError(
-                    f"prompt {_start(prompt)}: has {len(row)} tokens, but the model takes 1 to {n_ctx}; shorten it"
+                    f"prompt {_start(prompt)}: has {len(row)} tokens, but the model takes {config.limit}; shorten it"
                 )
         lengths = {len(row) for row in rows}
         if len(lengths) > 1:
@@ -112,13 +106,13 @@ class Tokenizer:
         try:
             return list(attempt(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens)).ids)
         except ValueError as error:
-            raise TokenizerError(f"tokenizer.json: cannot encode {_start(text)} ({error}); download it again") from None
+            raise TokenizerError(f"tokenizer.json: cannot encode {_start(text)} ({error}); change the text") from None
 
     def _decode(self, ids: list[int]) -> str:
         try:
             return str(attempt(lambda: self._backend.decode(ids, skip_special_tokens=False)))
         except ValueError as error:
-            raise TokenizerError(f"tokenizer.json: cannot decode ids {ids[:9]} ({error}); download it again") from None
+            raise TokenizerError(f"tokenizer.json: cannot decode ids {ids[:9]} ({error}); it is broken") from None
 
     def _ids(self, tokens: npt.ArrayLike) -> list[int]:
         ids = as_array(tokens, "tokens")
@@ -138,7 +132,7 @@ class Tokenizer:
         """A plain token and its text. Decoders drop the space of a first token, so none is decoded alone."""
         ids = self._encode("a", add_special_tokens=False)
         if not ids:
-            raise TokenizerError("tokenizer.json: makes no token of 'a'; it is broken: download it again")
+            raise TokenizerError("tokenizer.json: makes no token of 'a'; take the file that belongs to the model")
         return ids[-1], self._decode(ids[-1:])
 
     def _has(self, token: int) -> bool:

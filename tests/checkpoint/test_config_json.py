@@ -1,12 +1,15 @@
-"""config.json: what is read, what has no effect, and everything else refused by name."""
+"""config.json: what is read, what has no effect, what is refused by name, and what is passed over with a warning."""
 
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import tinymi
 from tests.variants import VARIANTS, edit_json, save_variant
-from tinymi import Config, ConfigError
-from tinymi.config import Llama3RopeScaling
+from tinymi import Config, ConfigError, ConfigWarning
+from tinymi.checkpoint.config_json import config_from_dict, read_config
+from tinymi.rope_scaling import Llama3RopeScaling, RopeScaling, YarnRopeScaling
 
 import pytest
 
@@ -36,7 +39,7 @@ QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 
 
 def read(**changes: Any) -> Config:
-    return Config.from_dict(RAW | changes)
+    return config_from_dict(RAW | changes)
 
 
 def test_every_field_is_read() -> None:
@@ -82,7 +85,7 @@ def test_families_differ_in_bias_and_norm() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_what_transformers_writes_is_read(name: str, tmp_path: Path) -> None:
     fields = VARIANTS[name].fields
-    config = Config.from_folder(save_variant(tmp_path, name))
+    config = read_config(save_variant(tmp_path, name))
     assert config.tied_embeddings is fields.get("tie_word_embeddings", False)
     assert config.n_kv_heads == fields.get("num_key_value_heads", 2)
     assert config.d_head == fields.get("head_dim", config.d_model // config.n_heads)
@@ -91,14 +94,19 @@ def test_what_transformers_writes_is_read(name: str, tmp_path: Path) -> None:
 # Values that would have no effect, or the one effect that is implemented, pass.
 HARMLESS: list[dict[str, Any]] = [
     {"torch_dtype": "bfloat16", "use_cache": True, "bos_token_id": 1, "transformers_version": "4.44.0"},
-    {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, "attention_dropout": 0.0},
+    {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 2, "attention_dropout": 0.0},
     {"hidden_act": "swish"},
     {"hidden_act": None},
     {"sliding_window": None},
     {"partial_rotary_factor": 1.0},
     {"unheard_of": None},
+    {"use_mrope": False, "logit_scale": 1.0, "num_experts": 0, "original_max_position_embeddings": 64},
+    {"sliding_window": 128},
     {"auto_map": {"AutoModelForCausalLM": "modeling_evil.py--Evil"}},
     {"rope_scaling": {"rope_type": "default", "type": "default"}},
+    QWEN2 | {"attention_bias": True},
+    QWEN2 | {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 3},
+    QWEN2 | {"use_sliding_window": True, "sliding_window": 128, "max_window_layers": 0},
     QWEN2 | {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28},
     QWEN2 | {"layer_types": ["full_attention"] * 3},
 ]
@@ -115,34 +123,39 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"architectures": ["MistralForCausalLM"], "model_type": "mistral"}, "architecture is .*MistralForCausalLM"),
     ({"architectures": ["Qwen2ForCausalLM"]}, "architecture is LlamaForCausalLM, Qwen2ForCausalLM"),
     ({"architectures": ["LlamaForSequenceClassification"]}, "architecture is .*LlamaForSequenceClassification"),
-    ({"architectures": None, "model_type": None}, "architecture is nothing"),
+    ({"architectures": None, "model_type": None}, "architecture is missing"),
     ({"architectures": [], "model_type": ["llama"]}, "architecture is"),
     ({"hidden_act": "gelu"}, "hidden_act"),
-    ({"attention_bias": True}, "attention_bias"),
-    ({"mlp_bias": True}, "mlp_bias"),
+    (QWEN2 | {"mlp_bias": True}, "mlp_bias"),
+    ({"attention_bias": "yes"}, "attention_bias"),
+    ({"use_mrope": True}, "use_mrope"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ({"rope_interleaved": True}, "rope_interleaved"),
     ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-    ({"sliding_window": 4096}, "sliding_window"),
-    (QWEN2 | {"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window"),
+    ({"sliding_window": 64}, "sliding_window is 64"),
+    ({"sliding_window": 64, "max_window_layers": 3}, "sliding_window is 64"),
+    ({"sliding_window": "64"}, "sliding_window"),
+    (QWEN2 | {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}, "sliding_window is 64"),
     (QWEN3 | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
     ({"logit_scale": 0.5}, "logit_scale"),
     ({"residual_multiplier": 0.22}, "residual_multiplier"),
     ({"query_pre_attn_scalar": 256}, "query_pre_attn_scalar"),
     ({"num_experts": 8}, "num_experts"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 'rope_type is "linear"'),
-    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 'rope_type is "yarn"'),
-    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, 'rope_type is "dynamic"'),
-    ({"rope_scaling": {"rope_type": "default", "factor": 4.0}}, r"rope_parameters\.factor"),
-    ({"rope_scaling": LLAMA3 | {"attention_factor": 1.5}}, r"rope_parameters\.attention_factor"),
+    ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, 'rope_type is "longrope".*yarn'),
+    ({"rope_scaling": {"rope_type": "linear"}}, "factor is null"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": "x"}}, "beta_fast"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mscale": -1, "mscale_all_dim": 1}}, "mscale"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_theta": 1.0}, "rope_theta"),
+    ({"dual_chunk_attention_config": {}, "rope_scaling": {"a": {}}}, "rope_parameters.a"),
+    ({"dual_chunk_attention_config": {"local_size": 8}}, "chunk_size"),
     ({"rope_scaling": LLAMA3 | {"factor": None}}, "factor"),
     ({"rope_scaling": LLAMA3 | {"factor": "32"}}, 'factor is "32"'),
     ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor"),
     ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": 1.5}}, "original_max_position_embeddings"),
     ({"rope_scaling": "llama3"}, "rope_scaling"),
     ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "full_attention"),
-    ({"rope_scaling": {"rope_type": None, "type": "linear"}}, 'rope_type is "linear"'),
+    ({"rope_scaling": {"rope_type": None, "type": "proportional"}}, 'rope_type is "proportional"'),
     ({"rope_scaling": {"rope_type": "", "type": "dynamic"}}, 'rope_type is "", but type is "dynamic"'),
     ({"rope_scaling": LLAMA3 | {"type": "yarn"}}, 'rope_type is "llama3", but type is "yarn"'),
     ({"rope_scaling": {"rope_type": ["llama3"]}}, "rope_type is"),
@@ -181,9 +194,62 @@ def test_a_field_that_is_not_implemented_or_broken_is_named(fields: dict[str, An
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_field_may_be_passed_over_by_name(tmp_path: Path) -> None:
+UNKNOWN: list[dict[str, Any]] = [
+    {"shoe_size": 43},
+    {"internal_version": "x\x1b[2J"},
+    {"rope_scaling": {"rope_type": "default", "factor": 4.0}},
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0, "alpha": 1000.0}},
+]
+
+
+@pytest.mark.parametrize("fields", UNKNOWN)
+def test_an_unknown_field_is_passed_over_with_a_warning_that_names_it(fields: dict[str, Any]) -> None:
+    with pytest.warns(
+        ConfigWarning, match=r"shoe_size 43|internal_version|rope_scaling.(factor 4.0|alpha 1000.0)"
+    ) as one:
+        assert read(**fields).rope_scaling is None
+    assert len(one) == 1
+    assert str(one[0].message).isprintable()
+
+
+def test_all_unknown_fields_are_in_one_warning_that_can_be_silenced(tmp_path: Path) -> None:
+    folder = save_variant(tmp_path, "llama-gqa2")
+    edit_json(folder / "config.json", lambda config: config.update(shoe_size=43, hat_size=57))
+    with pytest.warns(
+        ConfigWarning, match=r'shoe_size 43, hat_size 57; ignore_config=\["shoe_size", "hat_size"\] si'
+    ) as caught:
+        tinymi.load(folder)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tinymi.load(folder, ignore_config=["shoe_size", "hat_size"])
+
+
+def test_a_refused_field_may_be_passed_over_by_name(tmp_path: Path) -> None:
     save_variant(tmp_path, "llama-gqa2")
-    edit_json(tmp_path / "config.json", lambda config: config.update(shoe_size=43))
-    with pytest.raises(ConfigError, match=r'shoe_size is 43.*ignore_config=\["shoe_size"\]'):
+    edit_json(tmp_path / "config.json", lambda config: config.update(logit_scale=0.5))
+    with pytest.raises(ConfigError, match=r'logit_scale is 0.5.*ignore_config=\["logit_scale"\]'):
         tinymi.load(tmp_path)
-    assert tinymi.load(tmp_path, ignore_config=["shoe_size"]).config.n_layers == 3
+    assert tinymi.load(tmp_path, ignore_config=["logit_scale"]).config.n_layers == 3
+
+
+def test_rope_scalings_are_read() -> None:
+    assert read(rope_scaling={"type": "linear", "factor": 4}).rope_scaling == RopeScaling(4.0)
+    yarn = read(rope_scaling={"type": "yarn", "factor": 4.0, "beta_slow": 0})
+    assert yarn.rope_scaling == YarnRopeScaling(4.0, 32.0, 1.0, 128, True, attention_factor=0.1 * math.log(4.0) + 1.0)
+    given = read(rope_scaling={"type": "yarn", "factor": 1.0, "original_max_position_embeddings": 64})
+    assert given.rope_scaling == YarnRopeScaling(1.0, 32.0, 1.0, 64, True)
+    outer = read(rope_scaling=LLAMA3, original_max_position_embeddings=77).rope_scaling
+    assert outer == Llama3RopeScaling(32.0, 1.0, 4.0, 77)  # as in transformers, the file's own length goes first
+
+
+def test_scaled_models_take_more_positions_and_limits_have_a_reason() -> None:
+    assert read(rope_scaling={"type": "linear", "factor": 4.0}).n_ctx == 512
+    original = {"original_max_position_embeddings": 32}
+    assert read(rope_scaling={"type": "yarn", "factor": 4.0} | original).n_ctx == 128
+    assert read(rope_scaling={"type": "yarn", "factor": 40.0} | original).n_ctx == 1280
+    dynamic = read(rope_scaling={"type": "dynamic", "factor": 4.0})
+    assert (dynamic.n_ctx, dynamic.n_ctx_reason) == (128, "dynamic RoPE scaling")
+    chunks = read(dual_chunk_attention_config={"chunk_size": 50, "local_size": 8})
+    assert (chunks.n_ctx, chunks.n_ctx_reason) == (50, "dual chunk attention")
+    assert read(dual_chunk_attention_config={"chunk_size": 500}).n_ctx_reason == ""

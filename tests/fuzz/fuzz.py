@@ -3,8 +3,8 @@
     python -m tests.fuzz                          which targets there are
     python -m tests.fuzz gguf -runs=1000000       libFuzzer's options: -max_total_time=SECONDS, -seed=N, a corpus folder
 
-Needs atheris (`pip install -e ".[fuzz]"`), which watches which lines of tinymi an input reaches and keeps mutating
-those that reach new ones. It starts from real files: checkpoints that transformers and the gguf package wrote. An
+Needs atheris (`pip install atheris`, on Linux), which watches which lines of tinymi an input reaches and keeps mutating
+the inputs that reach new ones. It starts from real files: checkpoints that transformers and the gguf package wrote. An
 input must be read or refused in one line; whatever else happens (another exception, a hang, a crash, a wrong result)
 stops the run, which writes the input down. The test suite does the same for some seconds (test_fuzz.py).
 """
@@ -12,6 +12,7 @@ stops the run, which writes the input down. The test suite does the same for som
 import contextlib
 import gc
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -24,14 +25,15 @@ from types import FunctionType
 from typing import Any
 
 import tinymi
-from tests import mutations
+from tests.checkpoint.gguf_files import bpe_metadata, contents, save_pair, sentencepiece_metadata, write
 from tests.checkpoints import byte_tokenizer, save_tiny
-from tests.gguf_files import save_pair, sentencepiece_metadata
-from tinymi.config import Config
-from tinymi.sources import gguf, gguf_file
-from tinymi.tensor_files import INDEX
-from tinymi.tokenizer import Tokenizer
-from tinymi.weights import Weights
+from tests.engine import mutations
+from tinymi.checkpoint.config_json import read_config
+from tinymi.checkpoint.gguf import convert, reader
+from tinymi.checkpoint.mapped_weights import map_weights
+from tinymi.checkpoint.safetensors_file import INDEX
+from tinymi.checkpoint.tokenizer_json import read_tokenizer
+from tinymi.ops import rope_angles
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -45,6 +47,14 @@ SMALL: dict[str, Any] = {
     "head_dim": 4,
 }
 SMALL |= {"num_key_value_heads": 1, "vocab_size": 258, "tie_word_embeddings": True}
+ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32}
+SETTINGS: dict[str, Any] = {
+    "add_bos_token": True,
+    "add_eos_token": True,
+    "bos_token": {"content": "<s>", "lstrip": False},
+    "eos_token": "<e>",
+    "added_tokens_decoder": {"257": {"content": "<e>", "special": True, "normalized": False, "rstrip": True}},
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Target:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)  # NumPy's: a second line on the user's terminal
-                warnings.simplefilter("ignore", tinymi.WeightsWarning)
+                warnings.simplefilter("ignore", tinymi.TinymiWarning)
                 self.read()
         except tinymi.TinymiError as error:
             message = str(error)
@@ -78,19 +88,27 @@ class Target:
 
 def targets(folder: Path) -> dict[str, Target]:
     """Every target, around files that are made in `folder`."""
-    weights, config, tokenizer = (save_tiny(folder / name, **SMALL) for name in ("weights", "config", "tokenizer"))
+    weights, tokenizer, settings = (save_tiny(folder / name, **SMALL) for name in ("weights", "tokenizer", "settings"))
+    config = save_tiny(folder / "config", rope_parameters=ROPE, dual_chunk_attention_config={"chunk_size": 64}, **SMALL)
     sharded = save_tiny(folder / "sharded", save={"max_shard_size": "1KB"}, **SMALL)
-    rich_tokenizer().save(str(tokenizer / "tokenizer.json"))
+    for place in (tokenizer, settings):
+        rich_tokenizer().save(str(place / "tokenizer.json"))
+    (settings / "tokenizer_config.json").write_text(json.dumps(SETTINGS))
     sizes = {name: SMALL[name] for name in SMALL if name not in ("head_dim", "vocab_size")}
     _, bpe = save_pair(folder / "gguf", **sizes)
     _, pieces = save_pair(folder / "pieces", tokenizer=sentencepiece_metadata(), **sizes)
+    original, split = save_pair(folder / "split", attention_bias=True, mlp_bias=True, rope_parameters=ROPE, **sizes)
+    write(split, *contents(original, "llama", bpe_metadata("llama-bpe")), split_max_tensors=8)
+    first = sorted(split.parent.glob("*-00001-of-*"))[0]
     made = {
         "safetensors": Target(weights / "model.safetensors", lambda: read_safetensors(weights), mutations.safetensors),
-        "index": Target(sharded / INDEX, lambda: Weights.from_folder(sharded, Config.from_folder(sharded))),
-        "config": Target(config / "config.json", lambda: read_config(config)),
-        "tokenizer": Target(tokenizer / "tokenizer.json", lambda: read_tokenizer(tokenizer)),
+        "index": Target(sharded / INDEX, lambda: map_weights(sharded, read_config(sharded)).loaded()),
+        "config": Target(config / "config.json", lambda: config_fits(config)),
+        "tokenizer": Target(tokenizer / "tokenizer.json", lambda: tokenizer_fits(tokenizer)),
+        "tokenizer-config": Target(settings / "tokenizer_config.json", lambda: tokenizer_fits(settings)),
         "gguf": Target(bpe, lambda: read_gguf(bpe), mutations.some_bytes),
         "gguf-sentencepiece": Target(pieces, lambda: read_gguf(pieces), mutations.some_bytes),
+        "gguf-split": Target(first, lambda: read_gguf(first), mutations.some_bytes),
     }
     for target in made.values():
         shutil.copy(target.file, target.file.with_name(target.file.name + ".good"))
@@ -113,7 +131,7 @@ def rich_tokenizer() -> Any:
 
 def read_safetensors(folder: Path) -> None:
     """Whatever is read is what the safetensors library reads."""
-    weights = Weights.from_folder(folder, Config.from_folder(folder))
+    weights = map_weights(folder, read_config(folder)).loaded()
     with contextlib.suppress(Exception):  # the library has no BF16 in NumPy
         theirs = load_file(folder / "model.safetensors")
         ours = {"model.norm.weight": weights.ln_final, "model.embed_tokens.weight": weights.W_E}
@@ -123,18 +141,21 @@ def read_safetensors(folder: Path) -> None:
             raise SystemExit(f"read otherwise than by the library: {wrong}")
 
 
-def read_config(folder: Path) -> None:
+def config_fits(folder: Path) -> None:
     """Whatever is read has sizes that fit each other."""
-    config = Config.from_folder(folder)
+    config = read_config(folder)
     assert min(config.n_layers, config.n_heads, config.n_kv_heads, config.d_model, config.d_mlp, config.d_vocab) > 0
     assert config.n_heads % config.n_kv_heads == config.d_head % 2 == 0
     assert 0 < config.rms_eps < np.inf
     assert 0 < config.rope_base < np.inf
+    if config.d_head < 10_000:
+        assert all(np.isfinite(angles).all() for angles in rope_angles(config, np.arange(5)[None]))
 
 
-def read_tokenizer(folder: Path) -> None:
+def tokenizer_fits(folder: Path) -> None:
     """Whatever is read gives ids of the vocabulary and a text for each, or refuses the prompt."""
-    tokenizer = Tokenizer.from_folder(folder, d_vocab=258)
+    tokenizer = read_tokenizer(folder, d_vocab=258)
+    assert tokenizer is not None
     ids = tokenizer.to_tokens("Ünder the sea. 42")
     assert ids.min() >= 0
     assert ids.max() < 258
@@ -144,14 +165,16 @@ def read_tokenizer(folder: Path) -> None:
 
 def read_gguf(file: Path) -> None:
     """Whatever is converted can be loaded; so that the next start is not refused what this one wrote."""
-    found = gguf_file.read(file)
+    found = reader.read(file)
     target = file.parent / "converted"
     target.mkdir(exist_ok=True)
     with contextlib.redirect_stderr(io.StringIO()):  # it says that it converts
-        gguf.convert(found, target)
-    config = Config.from_folder(target)
-    Weights.from_folder(target, config)
-    Tokenizer.from_folder(target, config.d_vocab).to_tokens("Ünder the sea. 42")
+        convert.convert(found, target)
+    config = read_config(target)
+    map_weights(target, config).loaded()
+    tokenizer = read_tokenizer(target, config.d_vocab)
+    assert tokenizer is not None
+    tokenizer.to_tokens("Ünder the sea. 42")
 
 
 def main(arguments: list[str]) -> None:
@@ -184,7 +207,3 @@ def main(arguments: list[str]) -> None:
             [sys.argv[0], *arguments[1:], f"-max_len={2 * len(target.seed)}", "-timeout=10", str(corpus)], one
         )
         atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

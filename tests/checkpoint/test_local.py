@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.checkpoints import save_tiny
+from tinymi.checkpoint import downloads
+from tinymi.checkpoint.find import folder_for
 from tinymi.errors import SourceError
-from tinymi.sources import cache, folder_for
 
 import pytest
 
@@ -54,7 +55,6 @@ def test_a_pickle_is_refused_and_never_opened(name: str, tmp_path: Path, monkeyp
     ("gone", "expected"),
     [
         ("config.json", "has no config.json"),
-        ("tokenizer.json", "has no tokenizer.json"),
         ("model.safetensors", r"has no \*.safetensors"),
     ],
 )
@@ -116,16 +116,16 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TINYMI_HOME", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache.home() == tmp_path / ".cache" / "tinymi"
+    assert downloads.home() == tmp_path / ".cache" / "tinymi"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache.home() == Path("/x/tinymi")
+    assert downloads.home() == Path("/x/tinymi")
     monkeypatch.setenv("TINYMI_HOME", "~/models")
-    assert cache.home() == tmp_path / "models"
+    assert downloads.home() == tmp_path / "models"
 
 
 def test_space_is_looked_up_where_the_folder_will_be(tmp_path: Path) -> None:
     deep = tmp_path / "not" / "yet"
     free = shutil.disk_usage(tmp_path).free
-    cache.check_space(deep, 1000, "HF_HOME")
+    downloads.check_space(deep, 1000, "HF_HOME")
     with pytest.raises(SourceError, match=f"{(2 * free) / 1e6:,.0f} MB are needed.*set HF_HOME"):
-        cache.check_space(deep, 2 * free, "HF_HOME")
+        downloads.check_space(deep, 2 * free, "HF_HOME")

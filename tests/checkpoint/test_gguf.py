@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import tinymi
-from tests.gguf_files import SIZES, bpe_metadata, contents, paired, save_pair, sentencepiece_metadata, write
+from tests.checkpoint.gguf_files import SIZES, bpe_metadata, contents, paired, save_pair, sentencepiece_metadata, write
 from tests.variants import error, hugging_face
+from tinymi.checkpoint.find import folder_for
+from tinymi.checkpoint.gguf.reader import Numbers, read
 from tinymi.errors import SourceError
-from tinymi.sources import folder_for
-from tinymi.sources.gguf_file import Numbers, read
 
 import numpy as np
 import pytest
@@ -196,8 +196,10 @@ def test_sentencepiece_equals_transformers_reading_of_the_same_file(tmp_path: Pa
     folder = folder_for(path)
     found, loaded = Tokenizer.from_file(str(folder / "tokenizer.json")), AutoTokenizer.from_pretrained(folder)
     for text in [*TEXTS, COMBINING]:
-        assert found.encode(text).ids == reference(text).input_ids == loaded(text).input_ids, text
+        assert found.encode(text).ids == loaded(text).input_ids, text
         assert found.encode(text).ids[0] == 1  # <s>, which files that say nothing mean
+        if not text.startswith(" ") and "<" not in text:  # there, it forgets the space before a text
+            assert found.encode(text).ids == reference(text).input_ids, text
     assert found.decode(found.encode("héllo 🙂 wörld").ids) == "héllo 🙂 wörld"
 
 
@@ -292,8 +294,9 @@ def refused(tmp_path: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -
         ("general.architecture", "gemma3", "gemma3.*llama, qwen2, qwen3"),
         ("llama.expert_count", 8, "llama.expert_count is 8"),
         ("llama.attention.sliding_window", 4096, "sliding_window is 4096"),
-        ("llama.rope.scaling.type", "yarn", "rope.scaling.type is yarn.*none"),
-        ("llama.rope.scaling.factor", 4.0, "rope.scaling.factor is 4.0"),
+        ("llama.rope.scaling.type", "longrope", "rope.scaling.type is 'longrope'.*'yarn'"),
+        ("llama.rope.scaling.factor", -4.0, "rope.scaling.factor is -4.0"),
+        ("llama.rope.scaling.attn_factor", 0.5, "rope.scaling.attn_factor is 0.5"),
         ("llama.rope.dimension_count", 16, "rope.dimension_count is 16.*32"),
         ("llama.attention.value_length", 16, "value_length is 16"),
         ("llama.logit_scale", 0.5, "logit_scale is 0.5"),
@@ -313,11 +316,11 @@ def refused(tmp_path: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -
         ("llama.block_count", 2**31, "block_count is 2147483648"),
         ("llama.vocab_size", 7, "vocab_size is 7"),
         ("general.type", "adapter", "general.type is 'adapter'"),
-        ("split.count", 3, "part of a split"),
+        ("split.count", 3, "split.no is 0 and split.count 3, but by its name 0 and 1"),
         ("tokenizer.ggml.tokens", None, "vocabulary tokenizer.ggml.tokens is missing"),
         ("tokenizer.ggml.model", "bert", "tokenizer.ggml.model is 'bert'.*gpt2, llama"),
         ("tokenizer.ggml.pre", "tekken", "tokenizer.ggml.pre is 'tekken'.*smollm"),
-        ("tokenizer.ggml.pre", None, "tokenizer.ggml.pre is 'None'"),
+        ("tokenizer.ggml.pre", None, "tokenizer.ggml.pre, .*is missing: files made since"),
         ("tokenizer.ggml.pre", ["a", "b"], "tokenizer.ggml.pre is"),
         ("tokenizer.ggml.merges", None, "merges is missing"),
         ("tokenizer.ggml.merges", ["Ġ xyz"], "merge 'Ġ xyz'"),
@@ -338,7 +341,8 @@ def test_metadata_that_does_not_fit_is_refused_by_name(
     [
         ({"output_norm.weight": None}, "'output_norm.weight' is missing"),
         ({"blk.0.attn_q.weight": None}, "'blk.0.attn_q.weight' is missing"),
-        ({"blk.0.attn_q.bias": np.ones(128, np.float32)}, "'blk.0.attn_q.bias' is not part of a llama"),
+        ({"blk.0.attn_q.bias": np.ones(128, np.float32)}, "'blk.0.attn_k.bias' is missing"),
+        ({"blk.0.attn_k.bias": np.ones(64, np.float32)}, "'blk.0.attn_k.bias' is not part of a llama"),
         ({"blk.0.ffn_gate_inp.weight": np.ones((8, 64), np.float32)}, "ffn_gate_inp"),
         (
             {"blk.0.attn_k.weight": np.ones((128, 64), np.float32)},
@@ -474,6 +478,16 @@ def test_numbers_that_are_none_are_converted_and_warned_of(kind: str, tmp_path: 
     with pytest.warns(tinymi.WeightsWarning, match="mlp.up_proj.weight: 6,144 of 6,144") as caught:
         tinymi.load(path)
     assert len(caught) == 1
+
+
+def test_scores_that_are_all_equal_are_no_order_of_merges(tmp_path: Path) -> None:
+    tokenizer = sentencepiece_metadata()  # what a folder without a tokenizer.model becomes:
+    tokenizer["tokenizer.ggml.scores"] = [-1000.0] * len(tokenizer["tokenizer.ggml.tokens"])
+    _, path = save_pair(tmp_path, tokenizer=tokenizer, num_hidden_layers=1)
+    with pytest.raises(
+        SourceError, match=r"all of tokenizer.ggml.scores are equal.*without the model's tokenizer.model"
+    ):
+        folder_for(path)
 
 
 def test_a_piece_that_would_take_for_ever_is_refused(tmp_path: Path) -> None:

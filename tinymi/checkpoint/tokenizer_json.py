@@ -8,22 +8,49 @@ import base64
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tinymi.json_file import parse_object, read_bytes
+from tinymi.checkpoint import tokenizer_config
+from tinymi.checkpoint.json_object import parse_object, read_bytes
+from tinymi.errors import TokenizerError
+from tinymi.tokenizer import Tokenizer, attempt
 
 import tokenizers
 
-T = TypeVar("T")
 _SAMPLE = "Ünder the sea. 42\n"
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 _MOST_GROWTH = 100  # real ones make a text up to ten times as long
 
 
-def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
+    """Read `folder/tokenizer.json`, with what its tokenizer_config.json adds; None where there is no such file.
+
+    d_vocab: rows of the embedding that the vocabulary must fit into. Tokens that were added to it need not: a prompt
+    that holds one is refused.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        backend = read_backend(path)
+        path = folder / "tokenizer_config.json"
+        tokenizer_config.apply(path, backend)
+        around = attempt(lambda: backend.encode("").ids)  # what comes around every text need not be a token
+    except ValueError as error:
+        raise TokenizerError(f"{path}: cannot be read ({error}); take the file that belongs to the model") from None
+    highest = max([*backend.get_vocab(with_added_tokens=False).values(), *around], default=-1)
+    if not 0 <= highest < d_vocab:
+        raise TokenizerError(
+            f"{folder / 'tokenizer.json'}: has ids up to {highest}, but the model's vocabulary ends at {d_vocab - 1}; "
+            "it belongs to another model: take the model's own"
+        )
+    return Tokenizer(backend)
+
+
+def read_backend(path: Path) -> tokenizers.Tokenizer:
     """The library's tokenizer. Raises ValueError, which says what is wrong with the file."""
     text = read_bytes(path)
     if b"charsmap" in text or b"\\u" in text:  # "charsmap" may be spelled with escapes; only then is all of it parsed
@@ -61,16 +88,6 @@ def _panics_not_printed() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def attempt(call: Callable[[], T]) -> T:
-    """What the library returns. Raises ValueError for its bare Exception, and for Rust's panics, which are none."""
-    try:
-        return call()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ValueError(str(error)) from None
 
 
 def _check_tables(raw: dict[str, Any]) -> None:

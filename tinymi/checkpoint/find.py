@@ -1,6 +1,6 @@
 """Where a checkpoint comes from: `folder_for` turns any source into a folder of safetensors.
 
-The folder holds config.json, tokenizer.json and model.safetensors (or shards with their index), as Hugging
+The folder holds config.json, model.safetensors (or shards with their index) and mostly a tokenizer.json, as Hugging
 Face lays them out. What a source needs (the GGUF reader, the hub client, an installer) is imported only when
 that source is asked for, so that a model which is already on disk is found in milliseconds.
 """
@@ -30,7 +30,7 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
     exists = path is not None and path.exists()
     if path is not None and not exists and _looks_like_hub_id(str(source)):
         try:
-            from tinymi.sources import hub
+            from tinymi.checkpoint import hub
         except ValueError as error:  # the client reads its environment variables when it is imported
             raise SourceError(
                 f"the hub's client cannot start ({error}): correct or unset the variables HF_ENDPOINT and HF_HUB_*, or "
@@ -43,11 +43,14 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
             f"{'the default model' if source is None else repr(str(source))}: leave revision out"
         )
     if path is None:
-        from tinymi.sources import default_model
+        from tinymi.checkpoint import default_model
 
         return default_model.folder()
     if not exists:
-        raise SourceError(f"{str(source)!r} does not exist here and is not a hub id: give {_VALID}")
+        raise SourceError(
+            f"{str(source)!r} does not exist here and is not a hub id: give {_VALID}, of a LLaMA, Qwen2 or Qwen3 "
+            "model; load() without a name loads the default model, SmolLM2-135M-Instruct"
+        )
     return _local(path)
 
 
@@ -70,17 +73,14 @@ def _looks_like_hub_id(text: str) -> bool:
 
 
 def _local(path: Path) -> Path:
-    if path.is_dir():
-        from tinymi.sources import local
+    from tinymi.checkpoint import local
 
+    if path.is_dir():
         return local.checked(path)
     if path.suffix.lower() == ".gguf" and path.is_file():
-        from tinymi.sources import gguf
+        from tinymi.checkpoint.gguf import convert
 
-        return gguf.folder(path)
-    if path.suffix.lower() in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
-        raise SourceError(
-            f"{path} is a pickle: pickles are never opened, because opening one can run any code its author put in; "
-            "get the model.safetensors of this model, or convert it"
-        )
+        return convert.folder(path)
+    if path.suffix.lower() in local.PICKLE_ENDINGS:
+        raise SourceError(f"{path} is {local.PICKLE}; {local.CONVERT}")
     raise SourceError(f"{path} is neither a folder nor a .gguf file: give {_VALID}")

@@ -1,7 +1,7 @@
 """GGUF to an ordinary Hugging Face checkpoint: float32 safetensors, config.json and the tokenizer's files.
 
 LLaMA, Qwen2 and Qwen3. Whatever would change the numbers and is not written out here (experts, sliding
-windows, other RoPE scalings, unknown keys and tensors) is refused by name.
+windows, long RoPE, unknown keys and tensors) is refused by name.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinymi.config import Config
+from tinymi.checkpoint import downloads
+from tinymi.checkpoint.config_json import config_from_dict
+from tinymi.checkpoint.gguf.config import config_of
+from tinymi.checkpoint.gguf.reader import GGUFFile, Tensor, parts_of, read
+from tinymi.checkpoint.gguf.tokenizer import tokenizer_of
 from tinymi.errors import ConfigError
-from tinymi.sources import cache
-from tinymi.sources.gguf_config import config_of
-from tinymi.sources.gguf_file import GGUFFile, Tensor, read
-from tinymi.sources.gguf_tokenizer import tokenizer_of
 
 import numpy as np
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+CONVERTER = 2  # raise it when a converted folder would come out differently
 _CHUNK_BYTES = 64 << 20
 
 
@@ -45,18 +46,21 @@ class Entry:
 
 
 def folder(path: Path) -> Path:
-    """The converted folder of the .gguf file `path` in the cache; an edited file is converted again."""
-    path = path.resolve()
-    stat = path.stat()
-    place = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    recipe = f"{path.name} size {stat.st_size} mtime {stat.st_mtime_ns} converter {cache.CONVERTER}"
-    readable = re.sub(r"[^\w.-]", "_", path.stem, flags=re.ASCII)[:80]
+    """The converted folder of the .gguf file `path`, and of the other parts of a split one, in the cache.
+
+    An edited file is converted again.
+    """
+    parts = parts_of(path.absolute())
+    place = hashlib.sha256(str(parts[0].resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    stats = [f"{part.name} size {part.stat().st_size} mtime {part.stat().st_mtime_ns}" for part in parts]
+    recipe = f"{', '.join(stats)} converter {CONVERTER}"
+    readable = re.sub(r"[^\w.-]", "_", parts[0].stem, flags=re.ASCII)[:80]
     name = f"{readable}-{place}"
-    if (found := cache.ready(name, recipe)) is not None:
+    if (found := downloads.ready(name, recipe)) is not None:
         return found
     file = read(path)
     needed = 4 * sum(math.prod(tensor.shape) for tensor in file.tensors.values())
-    return cache.build(name, recipe, needed, lambda target: convert(file, target))
+    return downloads.build(name, recipe, needed, lambda target: convert(file, target))
 
 
 def convert(file: GGUFFile, target: Path) -> None:
@@ -66,7 +70,9 @@ def convert(file: GGUFFile, target: Path) -> None:
     tokenizer, tokenizer_config = tokenizer_of(file)
     _check_config(file, config)
     needed = 4 * sum(math.prod(entry.shape) for entry in entries)
-    cache.say(f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {cache.home()}")
+    downloads.say(
+        f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {downloads.home()}"
+    )
     _write_json(target / "config.json", config)
     _write_json(target / "tokenizer_config.json", tokenizer_config)
     (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
@@ -76,7 +82,7 @@ def convert(file: GGUFFile, target: Path) -> None:
 def _check_config(file: GGUFFile, config: dict[str, Any]) -> None:
     """That the model can be loaded, before it is converted: hundreds of MB that the next start would refuse."""
     try:
-        Config.from_dict(config)
+        config_from_dict(config)
     except ConfigError as error:
         raise file.refuse(str(error)) from None
 
@@ -116,20 +122,24 @@ def _layer_entries(config: dict[str, Any], layer: int) -> Iterator[Entry]:
     for part, rows in (("q", d_q), ("k", d_kv), ("v", d_kv)):
         paired = kind == "llama" and part != "v"
         yield Entry(f"{hf}.self_attn.{part}_proj.weight", f"{ggml}.attn_{part}.weight", (rows, d_model), paired)
-        if kind == "qwen2":
-            yield Entry(f"{hf}.self_attn.{part}_proj.bias", f"{ggml}.attn_{part}.bias", (rows,))
+        if kind == "qwen2" or config["attention_bias"]:
+            yield Entry(f"{hf}.self_attn.{part}_proj.bias", f"{ggml}.attn_{part}.bias", (rows,), paired)
         if kind == "qwen3" and part != "v":
             yield Entry(f"{hf}.self_attn.{part}_norm.weight", f"{ggml}.attn_{part}_norm.weight", (d_head,))
     yield Entry(f"{hf}.self_attn.o_proj.weight", f"{ggml}.attn_output.weight", (d_model, d_q))
+    if config["attention_bias"]:
+        yield Entry(f"{hf}.self_attn.o_proj.bias", f"{ggml}.attn_output.bias", (d_model,))
     yield Entry(f"{hf}.post_attention_layernorm.weight", f"{ggml}.ffn_norm.weight", (d_model,))
     for part, shape in (("gate", (d_mlp, d_model)), ("up", (d_mlp, d_model)), ("down", (d_model, d_mlp))):
         yield Entry(f"{hf}.mlp.{part}_proj.weight", f"{ggml}.ffn_{part}.weight", shape)
+        if config["mlp_bias"]:
+            yield Entry(f"{hf}.mlp.{part}_proj.bias", f"{ggml}.ffn_{part}.bias", shape[:1])
 
 
 def _check_entry(file: GGUFFile, entry: Entry) -> None:
     tensor = file.tensors.get(entry.stored)
     if tensor is None:
-        raise file.refuse(f"tensor {entry.stored!r} is missing", "the file is incomplete: fetch it again")
+        raise file.refuse(f"tensor {entry.stored!r} is missing")
     if tensor.shape != entry.shape:
         raise file.refuse(f"tensor {entry.stored!r} has shape {list(tensor.shape)}, expected {list(entry.shape)}")
     try:
@@ -162,7 +172,7 @@ def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray
     rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
     for start in range(0, len(tensor.data), rows_at_once):
         rows = _dequantized(tensor, start, start + rows_at_once)
-        yield np.ascontiguousarray(_halves(rows, d_head) if paired else rows, dtype="<f4")
+        yield np.ascontiguousarray(_halves(rows, d_head, tensor.shape[1:]) if paired else rows, dtype="<f4")
 
 
 def _dequantized(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
@@ -171,7 +181,6 @@ def _dequantized(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
         return np.asarray(dequantize(tensor.data[start:stop], tensor.kind))
 
 
-def _halves(rows: NDArray[np.float32], d_head: int) -> NDArray[np.float32]:
-    """Undo the pairing of `rows` [heads * d_head, d_model]: within each head, all first halves, then all second."""
-    d_model = rows.shape[-1]
-    return rows.reshape(-1, d_head // 2, 2, d_model).swapaxes(1, 2).reshape(-1, d_model)
+def _halves(rows: NDArray[np.float32], d_head: int, width: tuple[int, ...]) -> NDArray[np.float32]:
+    """Undo the pairing of rows [heads * d_head, *width]: within each head, all first halves, then all second."""
+    return rows.reshape(-1, d_head // 2, 2, *width).swapaxes(1, 2).reshape(-1, *width)

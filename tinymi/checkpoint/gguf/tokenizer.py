@@ -10,39 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tinymi.sources.gguf_config import token_id
-from tinymi.sources.gguf_file import GGUFFile, Numbers
+from tinymi.checkpoint.gguf.config import token_id
+from tinymi.checkpoint.gguf.reader import GGUFFile, Numbers
+from tinymi.checkpoint.gguf.splits import COMPOSED, LLAMA3, SPLITS, WHOLE_WORDS
+from tinymi.checkpoint.tokenizer_config import surround
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _LONGEST = 1000  # characters of a token; real ones have up to some hundred, all of them spaces
-
-# The rules by which text is split before merging, by the names llama.cpp gave them. SmolLM and GPT-2 use the
-# regex of GPT-2, which ByteLevel has built in; the others differ in how many digits stay together.
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # these also take a word that is a token whole, without merging
-_QWEN2 = ("qwen2", "deepseek-r1-qwen")  # these also bring text to Unicode's composed form first
-
-
-def _regex(digits: str) -> list[Any]:
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), bytes_only]
-
-
-_GPT2_REGEX = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-_SPLITS: dict[object, list[Any]] = {
-    "gpt-2": [_GPT2_REGEX],
-    "smollm": [pre_tokenizers.Digits(individual_digits=True), _GPT2_REGEX],
-    **dict.fromkeys(_QWEN2, _regex(r"\p{N}")),
-    **dict.fromkeys(_LLAMA3, _regex(r"\p{N}{1,3}")),
-}
 
 
 def tokenizer_of(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
@@ -92,15 +70,21 @@ def _flag(file: GGUFFile, key: str, *, default: bool) -> bool:
 
 def _byte_level(file: GGUFFile) -> Tokenizer:
     rule = file.metadata.get("tokenizer.ggml.pre")
-    if rule not in _SPLITS:
+    if rule is None:
+        raise file.refuse(
+            "tokenizer.ggml.pre, the rule for splitting text, is missing: files made since May 2024 have it",
+            "use a newer GGUF file of this model",
+        )
+    if rule not in SPLITS:
         raise file.refuse(
             f"tokenizer.ggml.pre is {str(rule)[:40]!r}, a rule for splitting text that is not known: "
-            f"valid are {', '.join(map(str, _SPLITS))}"
+            f"valid are {', '.join(map(str, SPLITS))}"
         )
-    tokenizer = Tokenizer(BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=rule in _LLAMA3))
-    if rule in _QWEN2:
+    whole = rule in WHOLE_WORDS
+    tokenizer = Tokenizer(BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=whole))
+    if rule in COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_SPLITS[rule])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(SPLITS[rule])
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -136,23 +120,31 @@ def _sentencepiece(file: GGUFFile) -> Tokenizer:
     )
     tokenizer = Tokenizer(model)
     prefix = _flag(file, "tokenizer.ggml.add_space_prefix", default=True)
-    scheme = "first" if prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    marked = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), marked]) if prefix else marked
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
     return tokenizer
 
 
 def _merges_from_scores(file: GGUFFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """SentencePiece merges the pair whose result scores highest; BPE wants that order written out."""
+    """SentencePiece merges the pair whose result scores highest, and of equals the leftmost; BPE wants an order.
+
+    Equal are the pieces of spaces, whose runs so grow from the left: the longer left part comes first.
+    """
     scores = _numbers(file, "tokenizer.ggml.scores", "f")
     kinds = _types(file)
     mergeable = {token: index for token, index in vocabulary.items() if kinds[index] in (_NORMAL, _USER_DEFINED)}
     if (longest := max(map(len, mergeable), default=0)) > _LONGEST:  # its cuts take time that grows with its square
         raise file.refuse(f"tokenizer.ggml.tokens has a token of {longest:,} characters: {_LONGEST:,} are the most")
-    pairs = ((token, pair) for token in mergeable for pair in _cuts(token, mergeable))
-    ranked = sorted(pairs, key=lambda item: (-scores[mergeable[item[0]]], *(mergeable[part] for part in item[1])))
-    return [pair for _, pair in ranked]
+    pairs = [(scores[index], *pair) for token, index in mergeable.items() for pair in _cuts(token, mergeable)]
+    if len(pairs) > 1 and len({score for score, _, _ in pairs}) == 1:
+        raise file.refuse(
+            "all of tokenizer.ggml.scores are equal, and the order of merges is nowhere else: it was made without the "
+            "model's tokenizer.model"
+        )
+    pairs.sort(key=lambda pair: (-pair[0], -len(pair[1]), -len(pair[2])))
+    return [pair[1:] for pair in pairs]
 
 
 def _cuts(token: str, vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
@@ -177,15 +169,11 @@ def _add_tokens(file: GGUFFile, tokenizer: Tokenizer) -> None:
 
 def _add_ends(file: GGUFFile, tokenizer: Tokenizer) -> None:
     """The tokens put before and after every text. LLaMA's files mean "before" where they say nothing."""
-    is_llama = file.metadata["tokenizer.ggml.model"] == "llama" or file.metadata.get("tokenizer.ggml.pre") in _LLAMA3
+    is_llama = file.metadata["tokenizer.ggml.model"] == "llama" or file.metadata.get("tokenizer.ggml.pre") in LLAMA3
     before = _end(file, "bos", default=is_llama)
     after = _end(file, "eos", default=False)
     if before or after:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*before, "$A:0", *after],
-            pair=[*before, "$A:0", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{t}:1" for t in after)],
-            special_tokens=[(token, tokenizer.token_to_id(token)) for token in {*before, *after}],
-        )
+        surround(tokenizer, before, after)
 
 
 def _end(file: GGUFFile, name: str, *, default: bool) -> list[str]:

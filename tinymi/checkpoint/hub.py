@@ -1,6 +1,6 @@
 """A checkpoint from the Hugging Face hub, by the hub's own client and into the hub's own cache.
 
-Only config.json, tokenizer.json and the standard safetensors are fetched: no pickle, no code, no second copy
+Only config.json, the tokenizer's two files and the standard safetensors are fetched: no pickle, no code, no second copy
 of the weights in another layout. When the hub cannot answer, a complete copy in the cache is used.
 """
 
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinymi.checkpoint import downloads, local
+from tinymi.checkpoint.safetensors_file import INDEX, weight_map
 from tinymi.errors import SourceError, TinymiError
-from tinymi.sources import cache, local
-from tinymi.tensor_files import INDEX, weight_map
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 _SINGLE = "model.safetensors"
+_TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
 
 
@@ -43,7 +44,7 @@ def folder(repo: str, *, revision: str | None) -> Path:
         raise
     except Exception as error:  # the client's and its transport's errors share no base class
         if (cached := _cached(repo, revision)) is not None:
-            cache.say(f"using the copy of {repo} in {cached}: {_in_a_line(error)}")
+            downloads.say(f"using the copy of {repo} in {cached}: {_in_a_line(error)}")
             return cached
         raise SourceError(_explain(repo, revision, error)) from error
 
@@ -54,15 +55,15 @@ def _fetch(repo: str, revision: str | None) -> Path:
     if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
         raise SourceError(f"the hub gave {info.sha!r} as the commit of {repo}: 40 hex digits would be valid")
     sizes = {file.rfilename: file.size for file in info.siblings or []}
-    names = ["config.json", "tokenizer.json", *_weight_files(repo, revision, set(sizes))]
+    names = ["config.json", *sorted(_TOKENIZER & sizes.keys()), *_weight_files(repo, revision, set(sizes))]
     for name in names:
         if name not in sizes:
             raise SourceError(f"{repo} on the hub has no {name}, which tinymi needs: use another model or revision")
     missing = sum(sizes[name] or 0 for name in names if not _is_whole(repo, name, info.sha, sizes[name]))
     if missing:
         place = Path(constants.HF_HUB_CACHE)
-        cache.check_space(place, missing, "HF_HOME")
-        cache.say(f"downloading {repo} from the hub, {missing / 1e6:,.1f} MB, to {place}")
+        downloads.check_space(place, missing, "HF_HOME")
+        downloads.say(f"downloading {repo} from the hub, {missing / 1e6:,.1f} MB, to {place}")
     bars = tqdm if missing and sys.stderr.isatty() else _NoBar
     patterns = [glob.escape(name) for name in names]  # a name with a * in it names one file, too
     return Path(
@@ -87,8 +88,8 @@ def _weight_files(repo: str, revision: str | None, listed: set[str]) -> list[str
     pickles = sorted(name for name in listed if name.endswith((".bin", ".pt", ".pth")))
     if pickles:
         raise SourceError(
-            f"{repo} on the hub has its weights only as {pickles[0]}, a pickle: pickles are never opened, because "
-            "opening one can run any code its author put in; use a revision or model with model.safetensors"
+            f"{repo} on the hub has its weights only as {pickles[0]}, {local.PICKLE}; use a revision or model with "
+            "model.safetensors"
         )
     raise SourceError(f"{repo} on the hub has neither {_SINGLE} nor {INDEX}: use a model that has")
 

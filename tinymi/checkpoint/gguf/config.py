@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinymi.sources.gguf_file import GGUFFile
+from tinymi.checkpoint.gguf.reader import GGUFFile
 
 import numpy as np
 from gguf.quants import dequantize
@@ -26,6 +26,14 @@ _READ = {
     "attention.layer_norm_rms_epsilon",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scale_linear",
+    "rope.scaling.finetuned",
+    "pooling_type",  # what an embedding model does with the last residual stream
 }
 # Keys that change nothing at these values; at any other value the file is refused.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -37,11 +45,10 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "attention.max_alibi_bias": (0.0,),
     "use_parallel_residual": (False,),
     "logit_scale": (0.0, 1.0),
-    "pooling_type": (0,),
-    "rope.scaling.type": ("none",),
-    "rope.scaling.factor": (0.0, 1.0),
-    "rope.scale_linear": (0.0, 1.0),
-    "rope.scaling.finetuned": (True, False),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (1.0,),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
 }
 
 
@@ -69,9 +76,13 @@ def config_of(file: GGUFFile) -> dict[str, Any]:
     }
     config["head_dim"] = _head_dim(file, arch, config)
     config["vocab_size"] = _vocab_size(file, arch)
-    config["rope_scaling"] = _rope_scaling(file, config)
-    config |= {name: token_id(file, name.removesuffix("_id")) for name in ("bos_token_id", "eos_token_id")}
-    return config if arch == "qwen2" else config | {"attention_bias": False}
+    scalings = [_llama3_scaling(file, config), _rope_scaling(file, arch, config)]
+    if all(scalings):
+        raise file.refuse("it has both rope_freqs.weight and rope.scaling: one of them would be valid")
+    config["rope_scaling"] = scalings[0] or scalings[1]
+    config["attention_bias"] = arch != "qwen2" and "blk.0.attn_q.bias" in file.tensors
+    config["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
+    return config | {name: token_id(file, name.removesuffix("_id")) for name in ("bos_token_id", "eos_token_id")}
 
 
 def token_id(file: GGUFFile, name: str) -> int | None:
@@ -86,8 +97,6 @@ def token_id(file: GGUFFile, name: str) -> int | None:
 
 
 def _refuse_unknown_keys(file: GGUFFile, arch: str) -> None:
-    if file.metadata.get("split.count", 0) not in (0, 1):
-        raise file.refuse("is one part of a split GGUF file", "merge the parts into one file first")
     if file.metadata.get("general.type", "model") != "model":
         raise file.refuse(f"general.type is {str(file.metadata['general.type'])[:40]!r}: only 'model' can be loaded")
     for key, value in file.metadata.items():
@@ -143,7 +152,25 @@ def _vocab_size(file: GGUFFile, arch: str) -> int:
     return len(tokens)
 
 
-def _rope_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | None:
+def _rope_scaling(file: GGUFFile, arch: str, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Linear scaling, which files may state by its factor alone (0 and 1 are none), and YaRN."""
+    key = f"{arch}.rope.scaling"
+    kind = file.metadata.get(f"{key}.type", "linear")
+    if kind not in ("none", "linear", "yarn"):
+        raise file.refuse(f"{key}.type is {str(kind)[:40]!r}: valid are 'none', 'linear' and 'yarn'")
+    stated = [name for name in (f"{key}.factor", f"{arch}.rope.scale_linear") if file.metadata.get(name)]
+    if kind == "none" or not stated or file.metadata[stated[0]] == 1.0:
+        return None
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": _positive(file, stated[0])}
+    if kind == "yarn":
+        original = _size(file, f"{key}.original_context_length", default=config["max_position_embeddings"])
+        scaling["original_max_position_embeddings"] = original
+        for name, usual in (("beta_fast", 32.0), ("beta_slow", 1.0)):
+            scaling[name] = _positive(file, f"{key}.yarn_{name}", default=usual)
+    return scaling
+
+
+def _llama3_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | None:
     """LLaMA 3.1's scaling, recovered from the factors that the file holds in its stead.
 
     GGUF stores the factor by which each of RoPE's d_head / 2 frequencies is divided. They are recomputed from
