@@ -1,13 +1,15 @@
-"""The exceptions that tinymi raises on purpose: one small family, one line each.
+"""The exceptions and warnings that tinymi raises on purpose: one small family, one line each.
 
-Each message names the thing, what is wrong with it, the value found, what would be valid, and what to do
-next. Anything else that escapes from tinymi is a bug. Names and values come from files and prompts of strangers:
-whatever would break the line or drive a terminal is spelled out.
+Each message names the thing, what is wrong with it, the value, what would be valid, and what to do. Anything else that
+escapes from tinymi is a bug. Names and values come from strangers' files and prompts, so control characters in them are
+spelled out.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
-from tinymi.report.tokens import show_text
+from tinymi.text import show_text
 
 _LONGEST = 1500
 
@@ -18,6 +20,12 @@ def one_line(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:1000]} ... {line[-400:]}"
 
 
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Part of a message: a question with the name that is nearest to a mistyped word, or "" where none is near."""
+    nearest = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {nearest[0]}? " if nearest else ""
+
+
 class TinymiError(Exception):
     """The base of the family: `except tinymi.TinymiError` catches every error that tinymi explains."""
 
@@ -26,7 +34,7 @@ class TinymiError(Exception):
 
 
 class SourceError(TinymiError):
-    """A checkpoint cannot be found, fetched, converted or read from where it lies."""
+    """A checkpoint cannot be found, fetched, converted or read."""
 
 
 class ConfigError(TinymiError, ValueError):
@@ -37,12 +45,27 @@ class WeightsError(TinymiError):
     """A tensor is missing, has the wrong shape or type, or its file is damaged."""
 
 
-class WeightsWarning(UserWarning):
-    """A tensor holds NaN or infinite numbers: the model loads, and what it computes will hold them too."""
+class TinymiWarning(UserWarning):
+    """The base of what tinymi warns of, one line each: the model loads, but there is something to know."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class ConfigWarning(TinymiWarning):
+    """A config.json has fields that are not known here and were passed over."""
+
+
+class WeightsWarning(TinymiWarning):
+    """A tensor holds NaN or infinite numbers, or the file contradicts its config.json in what is tied."""
 
 
 class MemoryShortageError(TinymiError, MemoryError):
-    """What is asked for needs more memory than there is."""
+    """The model or the run needs more memory than is available."""
+
+
+class MemoryWarning(TinymiWarning):
+    """The model or the run needs much memory, and this system does not say how much is available."""
 
 
 class TokenizerError(TinymiError):
@@ -50,7 +73,7 @@ class TokenizerError(TinymiError):
 
 
 class HookError(TinymiError, ValueError):
-    """A hook names no point of this run, never fires, or returns something that cannot take its place."""
+    """A hook names no point of this run, never fires, or returns something that does not fit its place."""
 
 
 class NotCachedError(HookError, KeyError):
@@ -60,7 +83,7 @@ class NotCachedError(HookError, KeyError):
 
 
 class SweepError(TinymiError):
-    """Workers died or do not answer, or a file of finished tasks belongs to another sweep."""
+    """A worker died or does not answer, or a file of finished tasks belongs to another sweep."""
 
 
 class InputError(TinymiError, ValueError):
