@@ -6,12 +6,12 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinymi.errors import InputError
-from tinymi.report.items import Attention, Check, Document, Finding, Item
+from tinymi.teaching.report.items import Attention, Check, Document, Finding, Headline, Item, Step
 
 import numpy as np
 
@@ -20,7 +20,7 @@ RESERVED = ("lesson", "tinymi_version", "command", "options", "model", "checks",
 _CONTROLS = re.compile(
     r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_PATTERN_DIGITS = 5
+_DIGITS = 5
 
 
 def to_json(document: Document, fields: Mapping[str, Any]) -> str:
@@ -37,7 +37,7 @@ def to_json(document: Document, fields: Mapping[str, Any]) -> str:
         **fields,
         "checks": [_item(item) for item in items if isinstance(item, Check)],
         "findings": [_item(item) for item in items if isinstance(item, Finding)],
-        "report": [{"kind": item.kind, **_item(item)} for item in items],
+        "report": [{"kind": item.kind, **_item(item), **_picture(item, items)} for item in items],
     }
     text = json.dumps(plain_data(whole), ensure_ascii=False, allow_nan=False, indent=1)
     return _CONTROLS.sub(_escape, text) + "\n"
@@ -70,9 +70,18 @@ def _item(item: Item) -> dict[str, Any]:
         entry["passed"] = item.passed
     if isinstance(item, Attention):
         entry["patterns"] = {
-            layer: np.round(pattern.astype(float), _PATTERN_DIGITS) for layer, pattern in item.patterns.items()
+            layer: np.round(pattern.astype(float), _DIGITS) for layer, pattern in item.patterns.items()
         }
+    if isinstance(item, Step):
+        entry["numbers"] = np.round(item.numbers.astype(float), _DIGITS)
     return entry
+
+
+def _picture(item: Item, items: Sequence[Item]) -> dict[str, Any]:
+    """A headline's picture is an item of the report, too: its number there."""
+    if not isinstance(item, Headline):
+        return {}
+    return {"picture": next((number for number, other in enumerate(items) if other is item.picture), None)}
 
 
 def _escape(match: re.Match[str]) -> str:

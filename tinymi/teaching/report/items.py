@@ -6,13 +6,16 @@ say at once when shapes and labels do not fit.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinymi.report.tokens import Token, show_text, show_token
+from tinymi.text import Token, show_text, show_token
 
 import numpy as np
+
+_SIGN = re.compile(r"^(?:.?[<>=^])?[-+ ]?")  # of a format specification; "z" behind it: a zero has no minus sign
 
 Cell = str | int | float | None
 """What may stand in a table: text, a number, nothing (None), or a `Token` (a str shown by `show_token`)."""
@@ -20,14 +23,12 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Anything a lesson says. In a notebook it displays itself as a piece of the HTML page."""
+    """Anything a lesson says."""
 
     kind: ClassVar[str] = ""
 
-    def _repr_html_(self) -> str:
-        from tinymi.report.page import fragment
-
-        return fragment(self)
+    def _ipython_display_(self) -> None:
+        """Nothing: a notebook has shown the item when the lesson said it, before it is the value of a cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,32 @@ class Section(Item):
 
 @dataclass(frozen=True, slots=True)
 class Prose(Item):
-    """Paragraphs, separated by blank lines; `backticks` mark code."""
+    """Paragraphs, separated by blank lines, in a little Markdown.
+
+    `code`, *emphasis*, **strong**, [text](address), "- " lists, and blocks indented by four spaces, which keep their
+    line breaks.
+    """
 
     kind: ClassVar[str] = "prose"
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline(Item):
+    """The answer to the lesson's question in one sentence, and the picture that shows it: first on the page."""
+
+    kind: ClassVar[str] = "headline"
+    text: str
+    picture: Item | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Code(Item):
+    """The code of one cell. The terminal leaves it out; the page shows it, folded where it only sets up."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +83,20 @@ Axes = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """An axis along which the reader can pick: a position, a head, a layer."""
+
+    axis: str
+    places: tuple[Cell, ...]
+    first: int  # the number of the place that is shown first
+
+    def name(self, number: int) -> str:
+        """What a place is called; two tokens may be alike, so theirs begins with its number."""
+        place = self.places[number]
+        return f"{number} {show_token(place)}" if isinstance(place, Token) else show(place)
+
+
+@dataclass(frozen=True, slots=True)
 class Step(Item):
     """One step of a run: the code, the shapes (of a matmul's two factors, where there is one), some of its numbers."""
 
@@ -71,9 +108,9 @@ class Step(Item):
     times: str  # "for each of 9 heads": how often that matmul is done
     result: Axes
     multiply_adds: int
-    where: str  # which numbers of the result these are
-    numbers: tuple[float | None, ...]
-    more: bool  # whether there are more of them
+    where: tuple[Choice, ...]  # the places of the result that the page can pick
+    numbers: Any = field(compare=False)  # float32 array [one axis per choice, some of the numbers at that place]
+    more: bool  # whether a place has more numbers than these
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +168,27 @@ class Attention(Item):
 
 
 @dataclass(frozen=True, slots=True)
+class Highlight(Item):
+    """Pieces of text, each token shaded by a value: how strongly a neuron fires there, say."""
+
+    kind: ClassVar[str] = "highlight"
+    rows: tuple[tuple[tuple[str, float | None], ...], ...]  # each a text, as (token, value) pairs
+    labels: tuple[Cell, ...] = ()  # one per row, or none
+    caption: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph(Item):
+    """Nodes in layers and arrows between them: a circuit."""
+
+    kind: ClassVar[str] = "graph"
+    nodes: tuple[tuple[str, int, str], ...]  # (name, layer, what it is): layers are drawn from the bottom up
+    edges: tuple[tuple[str, str, float], ...]  # (from, to, weight): thicker where the weight's size is larger
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Lines(Item):
     """Curves over a common x."""
 
@@ -170,7 +228,7 @@ class Finding(Item):
 
 @dataclass(frozen=True, slots=True)
 class Exercise(Item):
-    """A question to work on, with the number to match."""
+    """A question to work on. The answer is not printed under it: `tinymi answer` compares, the page folds it."""
 
     kind: ClassVar[str] = "exercise"
     question: str
@@ -178,6 +236,10 @@ class Exercise(Item):
     hint: str = ""
     minutes: int | None = None
     difficulty: str = ""
+    value: float | None = None  # the answer as a number, if it is one
+    tolerance: float = 0.0  # how far another number may be from it
+    code: str = ""  # how the answer is computed
+    name: str = ""  # its lesson and its place in it: "7.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +260,36 @@ def axes_text(axes: Axes) -> str:
     return "[" + ", ".join(name if name == str(size) else f"{name} {size:,}" for name, size in axes) + "]"
 
 
+def shape_lines(item: Step) -> list[str]:
+    """The matmul, if there is one, the shape of the result, the multiply-adds, in words."""
+    result = f"result: {axes_text(item.result)}"
+    if not item.factors:
+        return [result]
+    matmul = " @ ".join(map(axes_text, item.factors)) + (f", {item.times}" if item.times else "")
+    return [matmul, result, f"multiply-adds: {item.multiply_adds:,}"]
+
+
+def head_name(item: Attention, layer: int, head: int) -> str:
+    """How one head of `item` is called; the layer is named only where there are several or it is not 0."""
+    return f"head {head}" if list(item.patterns) == [0] else f"layer {layer}, head {head}"
+
+
 def excerpt(item: Step) -> Heatmap:
-    """The numbers of a step as a grid of one row."""
-    columns = tuple(range(len(item.numbers)))
-    return Heatmap((item.numbers,), (item.where,), columns, row_axis="of", column_axis="number", format=".3f")
+    """The numbers at the place that a step shows first, as a grid of one row."""
+    row = numbers(item.numbers[tuple(choice.first for choice in item.where)])
+    place = ", ".join(f"{choice.axis} {choice.name(choice.first)}" for choice in item.where)
+    return Heatmap((row,), (place,), tuple(range(len(row))), row_axis="at", column_axis="number", format=".3f")
+
+
+def head_picture(item: Attention, layer: int, head: int) -> Heatmap:
+    """One head's pattern as a heatmap in percent, the future left empty."""
+    pattern, n_pos = item.patterns[layer][head], len(item.tokens)
+    values = tuple(
+        tuple(100.0 * float(pattern[query, key]) if key <= query else None for key in range(n_pos))
+        for query in range(n_pos)
+    )
+    rows = tuple(f"{position} {show_token(token)}" for position, token in enumerate(item.tokens))
+    return Heatmap(values, rows, tuple(range(n_pos)), head_name(item, layer, head), "from", "to", None, ".0f")
 
 
 def scale_stops(item: Heatmap) -> list[tuple[float, float]]:
@@ -235,6 +323,43 @@ def make_table(
     if unknown := set(formats) - set(headers):
         raise ValueError(f"formats name no column: {sorted(unknown)}; the columns are {list(headers)}")
     return Table(tuple(headers), cells, caption, tuple(formats.get(name, "") for name in headers))
+
+
+def columns_table(columns: Mapping[str, Any], rows: Iterable[int] | None, caption: str, format: str) -> Table:
+    """A table of columns of one length. rows: which entries, in which order. format: how all floats are written."""
+    cells = {name: [plain(cell) for cell in column] for name, column in columns.items()}
+    lengths = {name: len(column) for name, column in cells.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"a table's columns have one length; these have {lengths}")
+    order = range(next(iter(lengths.values()), 0)) if rows is None else [int(row) for row in rows]
+    formats = tuple(format if any(isinstance(cell, float) for cell in column) else "" for column in cells.values())
+    return Table(tuple(cells), tuple(tuple(column[i] for column in cells.values()) for i in order), caption, formats)
+
+
+def make_choices(where: Mapping[str, tuple[Sequence[Any], int]], values: Any) -> tuple[tuple[Choice, ...], Any]:
+    """where: {"position": (tokens, the one shown first)} for each axis of `values` but the last."""
+    array = np.array(values, dtype=np.float32)
+    array.flags.writeable = False
+    choices = tuple(
+        Choice(axis, tuple(plain(place) for place in places), range(len(places))[first])
+        for axis, (places, first) in where.items()
+    )
+    sizes = tuple(len(choice.places) for choice in choices)
+    if array.ndim != len(sizes) + 1 or array.shape[:-1] != sizes:
+        names = ", ".join(f"{choice.axis} {len(choice.places)}" for choice in choices)
+        raise ValueError(f"a step's numbers have shape {array.shape}; [{names}, some numbers] is needed")
+    return choices, array
+
+
+def make_highlight(rows: Iterable[Any], labels: Sequence[Any], caption: str, format: str) -> Highlight:
+    """rows: (tokens, values) pairs of one length each."""
+    made = []
+    for tokens, values in rows:
+        strengths = numbers(values)
+        if len(tokens) != len(strengths):
+            raise ValueError(f"a highlighted text of {len(tokens)} tokens has {len(strengths)} values")
+        made.append(tuple((Token(token), value) for token, value in zip(tokens, strengths)))
+    return Highlight(tuple(made), tuple(plain(label) for label in labels), caption, format)
 
 
 def make_series(values: Any, length: int, what: str) -> dict[str, tuple[float | None, ...]]:
@@ -350,7 +475,9 @@ def show(cell: Cell, spec: str = "", nothing: str = "–") -> str:
         return show_token(cell)
     if isinstance(cell, str):
         return show_text(cell).replace("\n", r"\n")
-    return format(cell, spec or ("d" if isinstance(cell, int) else default_format([cell])))
+    if isinstance(cell, int):
+        return format(cell, spec or "d")
+    return format(cell, _SIGN.sub(r"\g<0>z", spec or default_format([cell]), count=1))
 
 
 def is_text(cells: Iterable[Cell]) -> bool:

@@ -7,17 +7,21 @@ ASCII (`Screen.spell`). Colour only repeats what signs, shades and numbers alrea
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from tinymi.report.items import (
+from tinymi.teaching.report import markdown
+from tinymi.teaching.report.items import (
     Attention,
     Bars,
     Check,
     Exercise,
     Finding,
+    Graph,
+    Headline,
     Heatmap,
+    Highlight,
     Item,
     Lines,
     Preformatted,
@@ -25,18 +29,19 @@ from tinymi.report.items import (
     Section,
     Step,
     Table,
-    axes_text,
     default_format,
     excerpt,
     fewer_digits,
+    head_picture,
     is_text,
     lines_table,
     scale_stops,
+    shape_lines,
     show,
     show_column,
     strengths,
 )
-from tinymi.report.tokens import SPACE, show_text, show_token
+from tinymi.text import SPACE, show_text, show_token
 
 MIN_WIDTH = 60
 MAX_WIDTH = 100  # longer lines of prose are hard to read
@@ -96,6 +101,12 @@ def render(item: Item, screen: Screen) -> str:
             return _section(item, screen)
         case Prose():
             return paragraphs(item.text, screen)
+        case Headline():
+            return screen.bold(sentence(item.text, screen, "Answer: ", "  "))
+        case Highlight():
+            return _with_caption(item.caption, _highlight(item, screen), screen)
+        case Graph():
+            return _with_caption(item.caption, _graph(item, screen), screen)
         case Preformatted():
             return _with_caption(item.caption, show_text(item.text).split("\n"), screen)
         case Step():
@@ -119,26 +130,57 @@ def render(item: Item, screen: Screen) -> str:
     raise TypeError(f"the terminal has no way to show a {type(item).__name__}")
 
 
-def paragraphs(text: str, screen: Screen, first: str = "", rest: str = "") -> str:
-    """`text` wrapped to the screen, blank lines kept; `first` and `rest` begin the first and the other lines."""
+def paragraphs(text: str, screen: Screen) -> str:
+    """Markdown wrapped to the screen: `code` keeps its signs, links are followed by their addresses."""
+    return "\n\n".join(_block(block, screen) for block in markdown.blocks(show_text(text)))
+
+
+def _block(block: markdown.Block, screen: Screen) -> str:
+    if block.kind == "verbatim":
+        return "\n".join(f"    {screen.spell(line)}".rstrip() for line in block.entries[0].split("\n"))
+    lines = []
+    for number, entry in enumerate(block.entries, start=1):
+        mark = {"paragraph": "", "bullets": "- "}.get(block.kind, f"{number}. ")
+        lines.append(sentence(entry, screen, mark, " " * len(mark)))
+    return "\n".join(lines)
+
+
+def sentence(text: str, screen: Screen, first: str = "", rest: str = "") -> str:
+    """A text of one paragraph, wrapped; `first` and `rest` begin the first and the other lines."""
+    return "\n".join(_wrap(_inline(markdown.spans(show_text(text)), screen), screen, first, rest))
+
+
+def _inline(spans: Iterable[markdown.Span], screen: Screen) -> str:
+    return "".join(_span(span, screen) for span in spans)
+
+
+def _span(span: markdown.Span, screen: Screen) -> str:
+    if span.kind == "text":
+        return span.text
+    if span.kind == "code":
+        return f"`{span.text}`"
+    text = _inline(span.parts, screen)
+    if span.kind == "link":
+        return text if text == span.address else f"{text} ({span.address})"
+    on, off = ("1", "22") if span.kind == "strong" else ("3", "23")
+    return f"\x1b[{on}m{text}\x1b[{off}m" if screen.color else text
+
+
+def _wrap(text: str, screen: Screen, first: str = "", rest: str = "") -> list[str]:
+    """One paragraph as lines."""
     import wcwidth
 
-    spelled = screen.spell(show_text(text))
-    blocks = [" ".join(block.split()) for block in spelled.strip().split("\n\n")]
-    wrapped = []
-    for number, block in enumerate(blocks):
-        lines = wcwidth.wrap(block, screen.width, initial_indent=rest if number else first, subsequent_indent=rest)
-        wrapped.append("\n".join(lines))
-    return "\n\n".join(wrapped)
+    text, first, rest = (screen.spell(part) for part in (text, first, rest))
+    return wcwidth.wrap(text, screen.width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def _with_caption(caption: str, lines: Iterable[str], screen: Screen) -> str:
-    head = [screen.bold(line) for line in paragraphs(caption, screen).split("\n")] if caption else []
+    head = [screen.bold(line) for line in sentence(caption, screen).split("\n")] if caption else []
     return "\n".join([*head, *(screen.spell(line).rstrip() for line in lines)])
 
 
 def _section(item: Section, screen: Screen) -> str:
-    title = paragraphs(item.title, screen).split("\n")
+    title = sentence(item.title, screen).split("\n")
     rule = screen.spell("─" * max(map(width, title)))
     return "\n".join(screen.bold(line) for line in [*title, rule])
 
@@ -146,56 +188,48 @@ def _section(item: Section, screen: Screen) -> str:
 def _check(item: Check, screen: Screen) -> str:
     verdict = "Check passed: " if item.passed else "Check FAILED: "
     error = "not a number" if item.error is None else f"{item.error:.1e}"
-    text = paragraphs(f"{item.name}: error {error}, tolerance {item.tolerance:.0e}", screen, verdict, "  ")
+    text = sentence(f"{item.name}: error {error}, tolerance {item.tolerance:.0e}", screen, verdict, "  ")
     return text.replace(verdict, screen.paint(verdict, "32" if item.passed else "1;31"), 1)
 
 
 def _finding(item: Finding, screen: Screen) -> str:
     head = "Finding: " if item.established else "Not established: "
-    text = paragraphs(item.text, screen, head, "  ").replace(
+    text = sentence(item.text, screen, head, "  ").replace(
         head, screen.paint(head, "1;32" if item.established else "1;33"), 1
     )
     parts = [(name, value) for name, value in (("Evidence", item.evidence), ("Control", item.control)) if value]
-    return "\n".join([text, *(paragraphs(value, screen, f"  {name}: ", "    ") for name, value in parts)])
+    return "\n".join([text, *(sentence(value, screen, f"  {name}: ", "    ") for name, value in parts)])
 
 
 def _exercise(item: Exercise, screen: Screen) -> str:
     about = ", ".join(
         [item.difficulty] * bool(item.difficulty) + [f"{item.minutes} minutes"] * (item.minutes is not None)
     )
-    lines = [paragraphs(item.question, screen, f"Exercise{f' ({about})' if about else ''}: ", "  ")]
+    head = f"Exercise {item.name}".rstrip() + (f" ({about})" if about else "")
+    lines = [sentence(item.question, screen, f"{head}: ", "  ")]
     if item.hint:
-        lines.append(paragraphs(item.hint, screen, "  Hint: ", "    "))
-    return "\n".join([*lines, paragraphs(item.answer, screen, "  To match: ", "    ")])
+        lines.append(sentence(item.hint, screen, "  Hint: ", "    "))
+    return "\n".join(lines)
 
 
 def _step(item: Step, screen: Screen) -> str:
     """Name and meaning; below, a little to the right, what ran, its shapes, and an excerpt of the result."""
     code = "\n".join(f"  {screen.spell(line)}" for line in show_text(item.code).split("\n") if line)
-    shapes = "\n".join(paragraphs(line, screen, "  ", "    ") for line in shape_lines(item))
-    head = [screen.bold(line) for line in paragraphs(item.name, screen).split("\n")]
-    body = "\n\n".join(part for part in (code, shapes, _excerpt(item, screen)) if part)
-    return "\n".join([*head, paragraphs(item.meaning, screen), body])
+    shapes = "\n".join(sentence(line, screen, "  ", "    ") for line in shape_lines(item))
+    head = [screen.bold(line) for line in sentence(item.name, screen).split("\n")]
+    return "\n".join([*head, *filter(None, (sentence(item.meaning, screen), code, shapes, _excerpt(item, screen)))])
 
 
 def _excerpt(item: Step, screen: Screen) -> str:
-    """The numbers of a step, coloured, behind where they are from; on a line of their own where there is no room."""
+    """The numbers of a step, coloured, behind their place; on a line of their own where there is no room."""
     grid = excerpt(item)
-    texts = [screen.spell(show(value, grid.format)) for value in item.numbers]
+    texts = [screen.spell(show(value, grid.format)) for value in grid.values[0]]
     cells = [screen.paint(text, _background(part)) for text, part in zip(texts, strengths(grid)[0])]
-    where = paragraphs(f"{item.where}:", screen, "  ", "    ")
+    place = f"{show(grid.row_labels[0])}:" if item.where else "numbers:"
+    where = "\n".join(_wrap(place, screen, "  ", "    "))
     row = "  ".join([*cells, *["..."] * item.more])
     taken = len(where) + sum(width(text) + 2 for text in texts) + 5 * item.more
     return f"{where}  {row}" if taken <= screen.width and "\n" not in where else f"{where}\n    {row}"
-
-
-def shape_lines(item: Step) -> list[str]:
-    """The matmul, if there is one, the shape of the result, the multiply-adds, in words."""
-    result = f"result: {axes_text(item.result)}"
-    if not item.factors:
-        return [result]
-    matmul = " @ ".join(map(axes_text, item.factors)) + (f", {item.times}" if item.times else "")
-    return [matmul, result, f"multiply-adds: {item.multiply_adds:,}"]
 
 
 # --- tables ---------------------------------------------------------------------------------------------------
@@ -255,7 +289,7 @@ def _grid(columns: Sequence[Column], screen: Screen) -> list[str]:
     headers = [_wrap_cell(column.header, size) for column, size in zip(columns, widths)]
     rules = [screen.spell("─") * size for size in widths]
     rows = zip(*([_wrap_cell(cell, size) for cell in column.cells] for column, size in zip(columns, widths)))
-    text = tabulate(  # the header goes in as a row: tabulate would widen a real one
+    text = tabulate(  # wrapped and with its header as a row: tabulate takes 33,920 for an int, and widens headers
         [headers, rules, *rows],
         tablefmt="plain",
         disable_numparse=True,
@@ -278,7 +312,7 @@ def _fit(columns: Sequence[Column], available: int) -> list[int]:
 def _wrap_cell(text: str, size: int) -> str:
     import wcwidth
 
-    return "\n".join(wcwidth.wrap(text, size)) if width(text) > size else text
+    return "\n".join(wcwidth.wrap(text, size, break_on_hyphens=False)) if width(text) > size else text
 
 
 def width(text: str) -> int:
@@ -357,11 +391,39 @@ def _bar_column(
     return cells
 
 
+# --- texts and circuits ---------------------------------------------------------------------------------------
+
+
+def _highlight(item: Highlight, screen: Screen) -> list[str]:
+    """Each text on its lines; the tokens with the largest values stand in brackets, with their values."""
+    top = max((abs(value) for row in item.rows for _, value in row if value is not None), default=0.0)
+    spec = item.format or default_format([value for row in item.rows for _, value in row])
+    lines = []
+    for number, row in enumerate(item.rows):
+        words = [
+            f"[{show_token(token)} {value:{spec}}]" if value is not None and top and abs(value) >= top / 2 else token
+            for token, value in row
+        ]
+        label = f"{show(item.labels[number])}: " if item.labels else ""
+        lines += _wrap(show_text(label + "".join(words)), screen, "", "  ")
+    return lines
+
+
+def _graph(item: Graph, screen: Screen) -> list[str]:
+    """A line for each node, from the last layer down, with what it reads from."""
+    lines = []
+    for name, _, meaning in sorted(item.nodes, key=lambda node: -node[1]):
+        sources = [f"{start} ({weight:+.2f})" for start, end, weight in item.edges if end == name]
+        text = (f"{name}: {meaning}" if meaning else name) + (f" <- {', '.join(sources)}" if sources else "")
+        lines += _wrap(show_text(text), screen, "", "    ")
+    return lines
+
+
 # --- heatmaps and attention ---------------------------------------------------------------------------------
 
 
 def _heatmap(item: Heatmap, screen: Screen) -> list[str]:
-    """Numbers (or texts) with a shade before each, in blocks of columns that fit; see `_heat_texts`."""
+    """Numbers with a shade behind each, or texts with one before, in blocks of columns that fit; see `_heat_texts`."""
     parts = strengths(item)
     labels = [screen.spell(show(label)) for label in item.row_labels]
     heads = [screen.spell(show(label)) for label in item.column_labels]
@@ -380,7 +442,7 @@ def _heatmap(item: Heatmap, screen: Screen) -> list[str]:
         lines.append(pad(corner, label_width) + "".join(f" {align(head, cell)}" for head in heads[block]))
         for label, row, shades in zip(labels, texts, parts):
             cells = [
-                _shaded(text, shade, cell, screen, item.center is None, align)
+                _cell(text, shade, cell, screen, item, item.texts is not None)
                 for text, shade in zip(row[block], shades[block])
             ]
             lines.append(pad(label, label_width) + "".join(f" {text}" for text in cells))
@@ -392,7 +454,7 @@ def _scale(item: Heatmap, screen: Screen) -> str:
     stops = scale_stops(item)
     spec = item.format or default_format([value for _, value in stops])
     texts = [show(value, spec) for _, value in stops]
-    cells = [_shaded(text, part, width(text) + 1, screen, item.center is None) for text, (part, _) in zip(texts, stops)]
+    cells = [_cell(text, part, width(text) + 1, screen, item, True) for text, (part, _) in zip(texts, stops)]
     return f"({show_text(item.color) or 'scale'}: {'  '.join(cells)})"
 
 
@@ -428,26 +490,22 @@ def _right(text: str, size: int) -> str:
     return wcwidth.rjust(text, size) if width(text) <= size else pad(text, size)
 
 
-def _shaded(
-    text: str,
-    strength: float | None,
-    size: int,
-    screen: Screen,
-    one_sided: bool = False,
-    align: Callable[[str, int], str] = _right,
-) -> str:
-    """`text` in `size` columns with a shade of its strength; where there is colour, the shade hides in it."""
-    if strength is None:
-        return align(text, size)
-    shade = screen.spell(RAMP[min(int(abs(strength) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)])
-    body = align(text + shade if text in ("+", "-") else shade + text, size)
-    if RAMP[0] == shade or not screen.color:
+def _cell(text: str, strength: float | None, size: int, screen: Screen, item: Heatmap, is_word: bool) -> str:
+    """A number with its shade behind it (before it, a shade looks like a sign), or a word with its shade before it.
+
+    Where there is colour, the shade hides in it.
+    """
+    shade = screen.spell(RAMP[min(int(abs(strength or 0.0) * (len(RAMP) - 1) + 0.5), len(RAMP) - 1)])
+    body = pad(shade + text, size) if is_word else _right(text, size - 1) + shade
+    if shade == RAMP[0] or not screen.color:
         return body
-    text, gap = body.rstrip(), " " * (len(body) - len(body.rstrip()))  # no colour at a line's end that is not text
-    background = _background(strength, one_sided)
-    before, _, after = text.partition(shade)
+    background = _background(strength, item.center is None)
     hidden = f"\x1b[38;5;{background.rpartition(';')[2]}m{shade}\x1b[30m"  # in the colour that it stands on
-    return screen.paint(f"{before}{hidden}{after}", background) + gap
+    words = body.strip()
+    gap = " " * (len(body) - len(words))
+    if is_word:
+        return screen.paint(hidden + words.removeprefix(shade), background) + gap
+    return gap + screen.paint(words.removesuffix(shade) + hidden, background)
 
 
 def _background(strength: float | None, one_sided: bool = False) -> str:
@@ -455,24 +513,6 @@ def _background(strength: float | None, one_sided: bool = False) -> str:
     if strength is None:
         return ""
     return f"30;48;5;{(AMOUNT if one_sided else MINUS if strength < 0 else PLUS)[min(int(abs(strength) * 4), 3)]}"
-
-
-def head_picture(item: Attention, layer: int, head: int) -> Heatmap:
-    """One head's pattern as a heatmap in percent, the future left empty."""
-    pattern = item.patterns[layer][head]
-    values = tuple(
-        tuple(100.0 * float(pattern[query, key]) if key <= query else None for key in range(len(item.tokens)))
-        for query in range(len(item.tokens))
-    )
-    rows = tuple(f"{position} {show_token(token)}" for position, token in enumerate(item.tokens))
-    return Heatmap(
-        values, rows, tuple(range(len(item.tokens))), head_name(item, layer, head), "from", "to", None, ".0f"
-    )
-
-
-def head_name(item: Attention, layer: int, head: int) -> str:
-    """How one head of `item` is called; the layer is named only where there are several or it is not 0."""
-    return f"head {head}" if list(item.patterns) == [0] else f"layer {layer}, head {head}"
 
 
 def _attention(item: Attention, screen: Screen) -> str:
@@ -483,8 +523,8 @@ def _attention(item: Attention, screen: Screen) -> str:
     ]
     others = sum(len(pattern) for pattern in item.patterns.values()) - len(pictures)
     if others:
-        pieces.append(paragraphs(f"({others} more heads: in the page that --html writes, with a head picker.)", screen))
-    caption = [screen.bold(paragraphs(item.caption, screen))] if item.caption else []
+        pieces.append(sentence(f"({others} more heads: in the page that --html writes, with a head picker.)", screen))
+    caption = [screen.bold(sentence(item.caption, screen))] if item.caption else []
     return "\n".join(caption) + "\n" * bool(caption) + "\n\n".join(pieces)
 
 
@@ -505,7 +545,7 @@ def _lines(item: Lines, screen: Screen) -> list[str]:
         for name, column in zip(names, item.series.values())
     ]
     reach = f"{item.x[0]:g} to {item.x[-1]:g}; height from {low:.3g} to {high:.3g}"
-    note = paragraphs(f"(each curve from {item.x_label} = {reach})", screen).split("\n")
+    note = sentence(f"(each curve from {item.x_label} = {reach})", screen).split("\n")
     return [*sparks, *note, "", *_table(table, screen)]
 
 
