@@ -2,6 +2,6 @@
 
 import sys
 
-from tinymi.command import main
+from tinymi.commands.main import main
 
 sys.exit(main())

@@ -1,0 +1,181 @@
+"""The command line: `tinymi`, or `python -m tinymi`."""
+
+import runpy
+import sys
+from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tinymi.errors import InputError, did_you_mean
+from tinymi.teaching.glossary import GROUPS, Term, look_up
+from tinymi.teaching.report import items, terminal
+from tinymi.text import show_text
+from tinymi.version import __version__
+
+DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi run 0
+
+  tinymi run                the lessons, and how long they take
+  tinymi run 0              a lesson, by its number or a part of its name; its
+                            options come after it
+  tinymi run 7 --deeper     the same subject with more evidence: does it hold?
+  tinymi points             every value of the forward pass that can be hooked
+  tinymi glossary residual  a word of the field, and the lessons that show it
+  tinymi doctor             versions and settings to include in a bug report
+  tinymi site OUT           all lessons as pages, with an index
+  tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status; errors meant for the user are one line, and 2."""
+    from tinymi.teaching.user_errors import install_user_facing_errors
+
+    install_user_facing_errors()
+    given = sys.argv[1:] if arguments is None else arguments
+    name = given[0] if given else ""
+    if name and not name.startswith("-") and name not in COMMANDS:
+        raise InputError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}the commands are {', '.join(COMMANDS)}")
+    if name == "run" and set(given[1:]) - {"-h", "--help", "--deeper"}:
+        return run(given[1:])  # all that follows is the lesson's
+    options = parser().parse_args(given)
+    status: int = COMMANDS[options.name][0](options) if options.name else overview()
+    return status
+
+
+def parser() -> ArgumentParser:
+    top = _Parser("tinymi", description=DESCRIPTION, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"tinymi {__version__}")
+    subparsers = top.add_subparsers(metavar="COMMAND", dest="name")
+    by_name = {
+        name: subparsers.add_parser(name, help=help, description=help, allow_abbrev=False)
+        for name, (_, help) in COMMANDS.items()
+    }
+    by_name["run"].add_argument("lesson", nargs="?", help="its number, its name or a part of it; its options follow")
+    by_name["run"].add_argument("--deeper", action="store_true", help="run its deeper file: does the result hold?")
+    by_name["glossary"].add_argument("term", nargs="*", help="a word or a part of it, such as residual")
+    site = by_name["site"]
+    site.add_argument("out", metavar="OUT", help="the folder for the pages; created if it does not exist")
+    site.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
+    site.add_argument("--only", metavar="LESSONS", help="some lessons, such as 0,3,6")
+    exercise = by_name["answer"]
+    exercise.add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
+    exercise.add_argument("value", metavar="VALUE", nargs=REMAINDER, help="your answer: a number or a few words")
+    return top
+
+
+class _Parser(ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{show_text(message)}; --help lists the commands and options")
+
+
+def show(*shown: items.Item) -> int:
+    """Print items as a lesson prints them."""
+    screen = terminal.Screen.of(sys.stdout)
+    print("\n\n".join(terminal.render(item, screen) for item in shown))
+    return 0
+
+
+# --- the commands ----------------------------------------------------------------------------------------------
+
+
+def overview() -> int:
+    print(DESCRIPTION)
+    return list_lessons()
+
+
+def list_lessons(options: Namespace | None = None) -> int:
+    from tinymi.teaching.catalogue import all_lessons
+
+    lessons = all_lessons()
+    columns = {
+        "lesson": [lesson.number for lesson in lessons],
+        "question": [lesson.title for lesson in lessons],
+        "to read": [lesson.times[0] for lesson in lessons],
+        "to run": [lesson.times[1] for lesson in lessons],
+    }
+    return show(items.columns_table(columns, None, "", ""))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a lesson as a script, or its deeper file. arguments: its name and its options."""
+    from tinymi.teaching.catalogue import find
+
+    name, *options = [word for word in arguments if word != "--deeper"]
+    lesson = find(name)
+    path = lesson.deeper if "--deeper" in arguments else lesson.path
+    if path is None:
+        raise InputError(f"lesson {lesson.path.stem}: has no deeper file; run it without --deeper")
+    sys.argv = [str(path), *options]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+    return 0
+
+
+def points(options: Namespace) -> int:
+    from tinymi.hooks import POINTS
+
+    text = "\n".join(f"{p.template.format(layer='i'):<30} [{', '.join(p.axes)}]\n    {p.meaning}" for p in POINTS)
+    note = (
+        "i is a layer, from 0. Callbacks and caches take these names; caches also the short form of any of them, such "
+        'as `cache["pattern", 5]`. `hook_result` is computed only when someone asks for it.'
+    )
+    return show(items.Preformatted(text), items.Prose(note))
+
+
+def glossary(options: Namespace) -> int:
+    """All terms in reading order, or those that have the given words in their names."""
+    if not options.term:
+        groups = [(items.Section(title), items.Prose(_paragraphs(terms))) for title, terms in GROUPS.items()]
+        return show(*(item for group in groups for item in group))
+    terms = look_up(" ".join(options.term))
+    if len(terms) > 1:
+        return show(items.Prose(_paragraphs(terms)))
+    (term,) = terms
+    lessons = ", ".join(term.lessons)
+    shown = [items.Section(term.name), items.Prose(term.meaning), items.Prose(f"Lessons that show it: {lessons}")]
+    if term.paper:
+        shown.append(items.Prose("\n\n".join(term.paper.split("; "))))
+    return show(*shown)
+
+
+def _paragraphs(terms: Iterable[Term]) -> str:
+    return "\n\n".join(f"{term.name}: {term.meaning}" for term in terms)
+
+
+def doctor(options: Namespace) -> int:
+    from tinymi.commands.doctor import facts
+
+    for name, value in facts():
+        print(f"{name + ':':<16} {show_text(value)}", flush=True)
+    return 0
+
+
+def site(options: Namespace) -> int:
+    from tinymi.teaching.catalogue import all_lessons, find
+    from tinymi.teaching.report.site import build
+
+    chosen = all_lessons() if options.only is None else [find(name) for name in options.only.split(",")]
+    built = build(Path(options.out), chosen, options.model, lambda line: print(line, flush=True))
+    for one in built:
+        print(f"{one.name}: {show_text(one.problem) or 'done'}")
+    print(f"Site: {show_text(str(Path(options.out) / 'index.html'))}")
+    return max(one.status != 0 for one in built)
+
+
+def answer(options: Namespace) -> int:
+    from tinymi.commands.answer import answer
+
+    return answer(options.exercise, " ".join(options.value))
+
+
+COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
+    "run": (list_lessons, "run a lesson; without one, list the lessons"),
+    "points": (points, "list the hook points in the order of execution"),
+    "glossary": (glossary, "list the field's words, or explain one"),
+    "answer": (answer, "check your answer to an exercise; without one, print the exercise"),
+    "doctor": (doctor, "print the versions and settings to include in a bug report"),
+    "site": (site, "run all lessons and write them as pages with an index"),
+}
