@@ -3,27 +3,27 @@
 import os
 from pathlib import Path
 
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # before NumPy is loaded: the processes that run the tests share the cores
+
 import tinymi
 from tests.checkpoints import save_tiny
 from tests.variants import save_variant
-from tinymi.sources import default_model as pinned
-from tinymi.sources import folder_for
+from tinymi.checkpoint import default_model as pinned
+from tinymi.checkpoint.find import folder_for
 
 import pytest
 
-LONGEST = ("test_sweep", "test_lesson_05", "test_lesson_options", "test_bad_input", "test_sources_default")
+SLOW = ("test_sweep",)  # of tests/engine
+LONGEST = ("test_sweep", "test_10_ioi_circuit", "test_lesson_options", "test_bad_input", "test_default_model")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """The processes that run the tests share the processors. Each of them, and every script that it starts, would
-    otherwise have as many threads as there are processors, and these would wait for each other."""
-    n_threads = (os.cpu_count() or 1) // (getattr(config.option, "numprocesses", None) or 1)
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(max(1, n_threads)))
-
-
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that at the end no process works on one of them alone."""
+    """Mark the fast tests. The files that take longest come first, so that no process works on one of them alone."""
+    for item in items:
+        if (item.path.parent.name == "engine" and item.path.stem not in SLOW) or item.path.stem == "test_config_json":
+            item.add_marker(pytest.mark.fast)
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
@@ -68,3 +68,12 @@ def pinned_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = work / "unpacked" / pinned.GGUF_IN_WHEEL
     pinned.check_hash(file)
     return file
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory, default_model_folder: Path) -> Path:
+    """A LLaMA of two layers with random weights and the default model's tokenizer: lessons find their words in it."""
+    tokenizer = default_model_folder / "tokenizer.json"
+    folder = save_tiny(tmp_path_factory.mktemp("small"), vocab_size=49152)
+    (folder / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    return folder

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # run ends as a script ends. A run that hangs for a minute is ended by its alarm.
 ONE_AFTER_ANOTHER = """
 import gc, json, os, runpy, signal, sys
-import gguf, psutil, tabulate, tokenizers, tqdm, tinymi, tinymi.lesson, tinymi.report.page
+import tabulate, tokenizers, tqdm, tinymi, tinymi.teaching
 lesson, folder = sys.argv[1:]
 gc.collect()
 gc.freeze()  # else each process, when it ends, touches and so copies whatever was imported: three times the work
@@ -31,7 +31,7 @@ for number, arguments in enumerate(json.load(sys.stdin)):
 
 
 def run_lesson(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `lessons/NAME.py`; its exit status, standard output and standard error."""
+    """Run `lessons/NAME.py`, such as deeper/07_activation_patching; its exit status and what it prints."""
     command = [sys.executable, str(ROOT / "lessons" / f"{name}.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False)
 
@@ -74,7 +74,7 @@ def refusal(name: str, *arguments: str) -> str:
 
 def lesson_json(name: str, folder: Path, *arguments: str) -> dict[str, Any]:
     """Run a lesson that must succeed; what it writes with --json, plus its standard output as "stdout"."""
-    path = folder / f"{name}.json"
+    path = folder / f"{in_a_site(name)}.json"
     done = run_lesson(name, *arguments, "--json", str(path), "--html", str(path.with_suffix(".html")))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return checked_json(path) | {"stdout": done.stdout}
@@ -86,11 +86,16 @@ def default_lesson_json(name: str, folder: Path) -> dict[str, Any]:
     TINYMI_TEST_SITE names a folder in which `tinymi site` has just run all lessons so: the gate does that anyway.
     """
     site = os.environ.get("TINYMI_TEST_SITE")
-    return checked_json(Path(site) / f"{name}.json") if site else lesson_json(name, folder)
+    return checked_json(Path(site) / f"{in_a_site(name)}.json") if site else lesson_json(name, folder)
+
+
+def in_a_site(name: str) -> str:
+    """How a site calls the files of a lesson: deeper_07_activation_patching."""
+    return name.replace("/", "_")
 
 
 def checked_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert all(check["passed"] for check in found["checks"])
-    assert len(found["checks"]) > 0
-    return found
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert all(check["passed"] for check in result["checks"])
+    assert len(result["checks"]) > 0
+    return result

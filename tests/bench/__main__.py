@@ -23,9 +23,9 @@ from tests.bench.timing import Machine, measure_machine, processes_side_by_side,
 from tests.running import ROOT
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
+from tinymi.checkpoint.find import folder_for
 from tinymi.hooks import HookPoint, get_act_name, hook_points
 from tinymi.ops import rms_norm
-from tinymi.sources import folder_for
 
 import numpy as np
 from tabulate import tabulate
@@ -82,9 +82,9 @@ def forward(bench: Bench) -> Iterator[Row]:
 
 
 def lens(bench: Bench) -> Iterator[Row]:
-    found = processes_side_by_side([HF_LENS, TL_LENS, TINYMI_LENS], min(bench.repeat, 3), str(bench.folder))
-    ours = found[-1]
-    for name, theirs in zip((HuggingFace.name, TransformerLens.name), found, strict=False):
+    processes = processes_side_by_side([HF_LENS, TL_LENS, TINYMI_LENS], min(bench.repeat, 3), str(bench.folder))
+    ours = processes[-1]
+    for name, theirs in zip((HuggingFace.name, TransformerLens.name), processes, strict=False):
         note = f"peak {theirs.peak_mib:,.0f} MiB, ours {ours.peak_mib:,.0f}"
         yield Row("whole process: logit lens of one prompt", name, theirs.seconds, ours.seconds, None, note)
 
@@ -101,18 +101,18 @@ def knockout(bench: Bench) -> Iterator[Row]:
     peer, tokens = TransformerLens(bench.folder), bench.model.to_tokens(ioi_prompts())
     ids = np.array([[bench.model.to_single_token(f" {name}") for name in ("Mary", "John")]] * len(tokens))
     chosen = [(layer, layer % config.n_heads) for layer in range(config.n_layers)]
-    found: dict[tuple[int, int], Array] = {}
+    their_differences: dict[tuple[int, int], Array] = {}
 
     def theirs() -> None:
         for layer, head in chosen:
             logits = peer.knock_out(tokens, layer, head).numpy()
-            found[layer, head] = logits[:, ids[0, 0]] - logits[:, ids[0, 1]]
+            their_differences[layer, head] = logits[:, ids[0, 0]] - logits[:, ids[0, 1]]
 
     peer.knock_out(tokens, 0, 0)  # once before the clock runs
     their_time = seconds(theirs) * config.n_heads
     ours: list[Array] = []
     our_time = seconds(lambda: ours.extend(knock_out_all(bench.model, tokens, ids)))
-    error = max(float(np.abs(found[layer, head] - ours[layer][head]).max()) for layer, head in chosen)
+    error = max(float(np.abs(their_differences[layer, head] - ours[layer][head]).max()) for layer, head in chosen)
     n_heads = config.n_layers * config.n_heads
     computed = sum(len(tokens) // size * (stop - start) for start, stop, size in shared_beginnings(tokens))
     limit = bench.limit(int(n_heads * computed * (config.n_layers + 1) / 2 / config.n_layers), 0)
@@ -130,15 +130,15 @@ def ioi_prompts() -> list[str]:
 def shared_beginnings(tokens: Tokens) -> list[tuple[int, int, int]]:
     """Where blocks of consecutive rows share their tokens from the first on: (start, stop, rows in a block)."""
     sizes = [n for n in range(len(tokens), 0, -1) if len(tokens) % n == 0]
-    found: list[tuple[int, int, int]] = []
+    blocks: list[tuple[int, int, int]] = []
     for pos in range(tokens.shape[1]):
         until = tokens[:, : pos + 1]
         size = next(n for n in sizes if (until == until[::n].repeat(n, axis=0)).all())
-        if found and found[-1][2] == size:
-            found[-1] = (found[-1][0], pos + 1, size)
+        if blocks and blocks[-1][2] == size:
+            blocks[-1] = (blocks[-1][0], pos + 1, size)
         else:
-            found.append((pos, pos + 1, size))
-    return found
+            blocks.append((pos, pos + 1, size))
+    return blocks
 
 
 def knock_out_all(model: Model, tokens: Tokens, ids: Tokens) -> Iterator[Array]:
@@ -202,7 +202,7 @@ def hooks(bench: Bench) -> Iterator[Row]:
 
 def jobs(bench: Bench) -> Iterator[Row]:
     """Lesson 8 with 24 prompts, in this process with all BLAS threads against --jobs 2 with one thread each."""
-    script, options = ROOT / "lessons" / "08_activation_patching.py", ["--model", str(bench.folder), "--prompts", "24"]
+    script, options = ROOT / "lessons" / "deeper" / "07_activation_patching.py", ["--model", str(bench.folder), "--prompts", "24"]
     one, two = run_script(script, *options), run_script(script, *options, "--jobs", "2")
     yield Row("whole process: lesson 8, 24 prompts, --jobs 2", "tinymi, one process", one.seconds, two.seconds)
 
@@ -217,11 +217,11 @@ def blas() -> str:
     """The BLAS that NumPy has loaded, with its kernels and threads."""
     from threadpoolctl import threadpool_info
 
-    found = [info for info in threadpool_info() if info["user_api"] == "blas" and "numpy" in info["filepath"]]
+    libraries = [info for info in threadpool_info() if info["user_api"] == "blas" and "numpy" in info["filepath"]]
     return ", ".join(
         f"{info['internal_api']} {info['version']} ({info.get('architecture', '?')} kernels, {info['num_threads']} "
         "threads)"
-        for info in found
+        for info in libraries
     )
 
 

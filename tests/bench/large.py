@@ -15,9 +15,9 @@ from typing import Any
 
 from tests.bench.timing import Process, processes_side_by_side, run_process, run_script
 from tests.running import ROOT
-from tinymi.config import Config
-from tinymi.sources import folder_for
-from tinymi.weights import tensor_shapes
+from tinymi.checkpoint.config_json import read_config
+from tinymi.checkpoint.find import folder_for
+from tinymi.checkpoint.mapped_weights import tensor_shapes
 
 import numpy as np
 from tabulate import tabulate
@@ -54,7 +54,7 @@ def random_checkpoint(folder: Path, name: str, tokenizer: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIGS[name] | {"torch_dtype": "bfloat16"}))
     shutil.copy(tokenizer, folder / "tokenizer.json")
-    shards = list(_shards(dict(tensor_shapes(Config.from_folder(folder)))))
+    shards = list(_shards(dict(tensor_shapes(read_config(folder)))))
     names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         names = ["model.safetensors"]
@@ -117,13 +117,13 @@ import sys, tinymi
 model = tinymi.load(sys.argv[1], weights=sys.argv[2])
 print(model([[504, 3575, 282, 4649, 314, 260]]).argmax())
 """
-LESSONS = ("01_inspect_weights", "03_logit_attribution", "04_token_prediction_sweep")
+LESSONS = ("02_inspect_weights", "06_logit_attribution", "04_token_prediction_sweep")
 
 
 def load(make: Callable[[str], Path]) -> Iterator[list[object]]:
     name = "Llama-3.2-1B"
-    found = processes_side_by_side([HF_LOGITS, TINYMI_LOGITS], 3, str(make(name)), "loaded")
-    for who, process in zip(("Hugging Face", "tinymi"), found, strict=True):
+    processes = processes_side_by_side([HF_LOGITS, TINYMI_LOGITS], 3, str(make(name)), "loaded")
+    for who, process in zip(("Hugging Face", "tinymi"), processes, strict=True):
         yield cells(f"{name}: start to first logits, {who}", process)
 
 

@@ -1,10 +1,10 @@
-"""Freed memory is kept where glibc can be told so, and one's own choice stays."""
+"""glibc is asked to keep freed memory, and what the user has set stays."""
 
 import subprocess
 import sys
 from types import SimpleNamespace
 
-from tinymi.allocator import KEPT, OF_THEIR_OWN, keep_freed_memory
+from tinymi.machine.malloc import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
 
 import pytest
 
@@ -30,25 +30,25 @@ def page_faults(before: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not keep_freed_memory({}), reason="another C library than glibc")
+@pytest.mark.skipif(not keep_freed_memory({}), reason="not glibc")
 def test_arrays_of_a_forward_pass_are_made_without_new_pages() -> None:
-    assert page_faults("") > 5000  # so it would be
+    assert page_faults("") > 5000  # the control: without tinymi
     assert page_faults("import tinymi") < 100
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"])
-def test_ones_own_choice_stays(name: str) -> None:
+def test_what_the_user_has_set_stays(name: str) -> None:
     calls: list[tuple[int, int]] = []
     assert not keep_freed_memory({name: ""}, SimpleNamespace(mallopt=lambda *call: calls.append(call)))
     assert calls == []
 
 
-def test_what_glibc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_thresholds_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    told: dict[int, int] = {}
-    glibc = SimpleNamespace(mallopt=lambda name, value: told.update({name: value}) or 1)
+    options: dict[int, int] = {}
+    glibc = SimpleNamespace(mallopt=lambda name, value: options.update({name: value}) or 1)
     assert keep_freed_memory({}, glibc)
-    assert told == {-1: KEPT, -3: OF_THEIR_OWN}
+    assert options == {-1: TRIM_THRESHOLD, -3: MMAP_THRESHOLD}
 
 
 @pytest.mark.parametrize("libc", [SimpleNamespace(), SimpleNamespace(mallopt=lambda name, value: 0)])

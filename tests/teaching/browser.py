@@ -1,15 +1,19 @@
-"""A site in a real browser: `python -m tests.browser SITE AXE`, SITE made by `tinymi site`, AXE axe-core's axe.min.js.
+"""A site in a real browser: `python -m tests.teaching.browser SITE AXE`.
+
+SITE is made by `tinymi site`, AXE is axe-core's axe.min.js.
 
 Every page is opened from the disk by headless Chromium with the network off, in light and dark, on a wide screen and a
 phone's. There must be no message on the console, no request but for the page itself, no violation of WCAG's levels A
-and AA that axe-core finds, and nothing wider than the screen. Head pickers, sliders, token buttons, and the cells of
-every grid are driven by the mouse and by keys; what they say must be what the page's tables say. On paper a page is
-light, and its controls are gone. Prints what is wrong; exit status 1 if anything is. Before all this it looks at a
-page with one fault of each kind, and must find them.
+and AA that axe-core finds, all that is folded unfolded, nothing wider than the screen, no bar a stub and no letter of a
+picture too small to read. Head pickers, sliders, token buttons, the picker of steps, words and the cells of every grid
+are driven by the mouse and by keys; what they say must be what the page's tables and lists say. On paper a page is
+light, and its controls are gone. Every link leads somewhere. Prints what is wrong; exit status 1 if anything is. Before
+all this it looks at a page with one fault of each kind, and must find them.
 
-Needs playwright (extra "browser") and a Chromium on PATH.
+Needs playwright (extra "dev") and a Chromium on PATH.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -32,8 +36,13 @@ FAULTY = """<!doctype html><html lang="en"><title>x</title><body class="tinymi" 
 <select class="head"><option>0<option>1</select><input class="layer" type="range" min="0" max="2">
 <div class="strip"><button>a</button><button>b</button><button>c</button></div><p class="told">x</p></div>
 <div class="map"><table class="heat"><thead><tr><th>x<th>y</thead><tbody><tr><th>x</th><td title="y">1</td></tr></tbody>
-</table><p class="readout">x</p><div class="depth" data-axis="row"><input type="range" max="2"><ul class="strip"></ul>
-</div></div><figure class="lines"><svg></svg><input type="range"><ul><li><span class="value">7</span></li></ul><table>
+</table><p class="readout">x</p></div><span class="track" style="display:block;width:9px">x</span>
+<svg class="drawing" viewBox="0 0 400 9" style="width:200px"><text y="9" font-size="11">x</text></svg>
+<a class="term" href="#word">x</a><div id="word"><dd>what x means</dd></div><div id="meaning">y</div>
+<form class="picks"><select data-axis="a"><option>0<option>1</select></form>
+<div class="step"><script type="application/json">{"axes":["a"],"shape":[2,1],"numbers":"1 2"}</script>
+<table class="excerpt"><tbody><tr><th>a 0</th><td>1</td></tr></tbody></table></div>
+<figure class="lines"><svg></svg><input type="range"><ul><li><span class="value">7</span></li></ul><table>
 <tbody><tr><th>0</th><td>8</td></tr></tbody></table></figure></body></html>"""
 FAULTS = (
     "console: x",
@@ -46,7 +55,10 @@ FAULTS = (
     "another layer",
     "tokens do not answer",
     "does not tell its value",
-    "slider of depth",
+    "1 bars are stubs",
+    "1 pictures with letters too small",
+    "is not explained",
+    "does not show what is picked",
     "slider of c",
     "on paper",
 )
@@ -84,6 +96,7 @@ def look_at(browser: Browser, file: Path, axe: str) -> list[str]:
         for width in WIDTHS.values():
             view = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
             with opened(browser, file, problems, bypass_csp=True, **view) as page:  # axe is a script of ours
+                page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
                 page.evaluate(axe)
                 found = page.evaluate("levels => axe.run(document, {runOnly: levels})", LEVELS)
                 for violation in found["violations"]:
@@ -92,14 +105,29 @@ def look_at(browser: Browser, file: Path, axe: str) -> list[str]:
                 overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if overhang > 0:
                     problems.append(f"{file.name} {scheme} {width}: {overhang} pixels wider than the screen")
+                problems += [f"{file.name} {scheme} {width}: {problem}" for problem in too_small(page)]
     with opened(browser, file, problems, color_scheme="dark") as page:
         page.set_default_timeout(5000)
-        for part in (attention, grids, depths, curves, paper):
+        for part in (attention, grids, picks, words, curves, paper):
             try:
-                problems += [f"{file.name}: {problem}" for problem in part(page)]
+                for problem in part(page):
+                    problems.append(f"{file.name}: {problem}")
             except Error as error:  # what it would click is not there, or hidden
                 problems.append(f"{file.name}: {part.__name__}: {str(error).splitlines()[0]}")
     return problems
+
+
+def too_small(page: Page) -> Iterator[str]:
+    """Bars that are stubs, and pictures whose letters are."""
+    stubs = page.evaluate("[...document.querySelectorAll('.track')].filter(e => e.clientWidth < 80).length")
+    if stubs:
+        yield f"{stubs} bars are stubs"
+    letters = """[...document.querySelectorAll('svg')].filter(e => {
+        const text = e.querySelector('text'), scale = e.clientWidth / e.viewBox.baseVal?.width
+        return text && scale && getComputedStyle(text).display !== 'none'
+            && scale * parseFloat(getComputedStyle(text).fontSize) < 8 }).length"""
+    if count := page.evaluate(letters):
+        yield f"{count} pictures with letters too small"
 
 
 # --- a page's own script, under its own content security policy, driven as a reader would ------------------------
@@ -114,17 +142,18 @@ def attention(page: Page) -> Iterator[str]:
     """Head picker, layer slider, tokens."""
     for number, picture in enumerate(all_of(page, ".attention")):
         heads, layers = picture.locator(".head"), picture.locator(".layer")
-        seen = {shown(picture)}
         if heads.count() and heads.locator("option").count() > 1:
             last = heads.locator("option").count() - 1
+            before = shown(picture)
             heads.press("Home" if heads.evaluate("e => e.selectedIndex") == last else "End")
-            yield from changed(picture, seen, f"attention {number}: another head")
+            yield from changed(picture, before, f"attention {number}: another head")
         if layers.count() and layers.get_attribute("min") != layers.get_attribute("max"):
             layers.click(position={"x": 2, "y": 8})
             if layers.input_value() != layers.get_attribute("min"):
                 yield f"attention {number}: the slider of layers does not answer to a click"
+            before = shown(picture)
             layers.press("ArrowRight")
-            yield from changed(picture, seen, f"attention {number}: another layer")
+            yield from changed(picture, before, f"attention {number}: another layer")
         for pick in picture.locator(".pick").all():
             pick.click()
             if not (picture.locator(".name").text_content() or "").startswith(pick.text_content() or "-"):
@@ -153,42 +182,63 @@ def lights_up(picture: Locator, query: int) -> bool:
 
 def grids(page: Page) -> Iterator[str]:
     """Cells tell their exact value under the pointer and when Tab and the arrow keys reach them."""
-    for number, box in enumerate(all_of(page, ":is(.map, .step, .attention):has(table.heat)")):
-        table, readout = box.locator("table.heat"), box.locator(".readout")
-        last = table.locator("td[title]:not([title=''])").last
+    for number, box in enumerate(all_of(page, ":is(.map, .attention):has(.readout)")):
+        grid, readout = box.locator("table.heat, .shaded"), box.locator(".readout")
+        last = grid.locator("[title]:not([title=''])").last
         last.hover()
         if readout.text_content() != last.get_attribute("title"):
             yield f"grid {number}: a cell under the pointer does not tell its value"
         page.mouse.move(0, 0)  # what scrolls below a resting pointer would be pointed at, too
-        table.evaluate("t => (t.closest('.scroll') ?? t).focus()")
-        page.keyboard.press("Tab")
+        start = grid.locator("[tabindex='0']")
+        if not start.count():
+            yield f"grid {number}: no key leads to a cell"
+            continue
+        start.focus()
         told = [readout.text_content()]
         for key in ("ArrowDown", "ArrowRight"):
             page.keyboard.press(key)
             told.append(readout.text_content())
         at = page.evaluate("document.activeElement.title")
-        if (
-            not at
-            or told[-1] != at
-            or (last.evaluate("c => c.parentElement.rowIndex + c.cellIndex > 2") and told[0] == at)
-        ):
+        if not at or told[-1] != at or (grid.locator("[title]").count() > 2 and told[0] == at):
             yield f"grid {number}: a cell that keys lead to does not tell its value"
 
 
-def depths(page: Page) -> Iterator[str]:
-    """The slider of depth shows the row or column of its layer."""
-    for number, picture in enumerate(all_of(page, ".map:has(.depth)")):
-        box, rows = picture.locator(".depth"), picture.locator("tbody tr")
-        slider = box.locator("input")
-        slider.focus()
-        for key, at in (("Home", 0), ("ArrowRight", 1)):
-            slider.press(key)
-            by_row = box.get_attribute("data-axis") == "row"
-            cells = rows.nth(at).locator("td") if by_row else rows.locator(f"td:nth-of-type({at + 1})")
-            names = box.locator("li small").all_text_contents()
-            shown = [text.removeprefix(name) for text, name in zip(box.locator("li").all_text_contents(), names)]
-            if not shown or shown != cells.all_text_contents():
-                yield f"slider of depth {number}: does not show what stands in its layer"
+def picks(page: Page) -> Iterator[str]:
+    """What is picked for the page is what every step shows."""
+    for picker in all_of(page, ".picks select"):
+        picker.press("Home" if picker.evaluate("e => e.selectedIndex") else "End")
+    chosen = {
+        picker.get_attribute("data-axis"): (picker.evaluate("e => e.selectedIndex"), picker.input_value())
+        for picker in all_of(page, ".picks select")
+    }
+    for number, step in enumerate(all_of(page, ".step:has(script)")):
+        data = json.loads(step.locator("script").text_content() or "")
+        at = [chosen.get(axis, (0, ""))[0] for axis in data["axes"]]
+        if any(place >= size for place, size in zip(at, data["shape"])):
+            continue  # this step has no such place
+        start = 0
+        for place, size in zip([*at, 0], data["shape"]):
+            start = start * size + place
+        numbers = data["numbers"].split()[start : start + data["shape"][-1]]
+        cells = [text for text in step.locator("td").all_text_contents() if text != "…"]
+        if cells != numbers:
+            yield f"step {number}: does not show what is picked"
+
+
+def words(page: Page) -> Iterator[str]:
+    """A word tells its meaning under the pointer and with the focus; Escape takes it away."""
+    for term in all_of(page, "a.term")[:3]:
+        name, entry = term.text_content(), page.locator(f"{term.get_attribute('href')} dd").text_content()
+        meaning = page.locator("#meaning")
+        for reach in (term.hover, term.focus):
+            page.keyboard.press("Escape")
+            reach()
+            if not meaning.is_visible() or meaning.text_content() != entry:
+                yield f"{name!r} is not explained"
+        page.keyboard.press("Escape")
+        if meaning.is_visible():
+            yield f"{name!r} is not explained: Escape does not take it away"
+        page.mouse.move(0, 0)
 
 
 def curves(page: Page) -> Iterator[str]:
@@ -209,7 +259,7 @@ def paper(page: Page) -> Iterator[str]:
     page.emulate_media(media="print", color_scheme="dark")
     if page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)":
         yield "on paper: not on white"
-    for selector in ("nav", ".controls", ".strip", ".readout"):
+    for selector in ("nav", ".controls", ".picks", ".strip", ".readout"):
         if any(part.is_visible() for part in all_of(page, selector)):
             yield f"on paper: {selector} is still there"
 
@@ -218,23 +268,26 @@ def shown(picture: Any) -> str:
     return str(picture.locator(".name").text_content()) + str(picture.locator("table").first.inner_text())
 
 
-def changed(picture: Any, seen: set[str], what: str) -> Iterator[str]:
-    """A problem unless the picture shows something that it has not shown before."""
-    now = shown(picture)
-    if now in seen:
+def changed(picture: Any, before: str, what: str) -> Iterator[str]:
+    """A problem unless the picture shows something else than before."""
+    if shown(picture) == before:
         yield f"{what} changes nothing"
-    seen.add(now)
 
 
-def links_of(file: Path) -> set[str]:
-    return {link for link in re.findall(r'href="([^"#:]+)"', file.read_text("utf-8")) if link != "data:,"}
+def dead_links(file: Path) -> Iterator[str]:
+    """Links to files that are not there, or to places that they do not have."""
+    for link in sorted(set(re.findall(r'<a [^>]*href="([^"]+)"', file.read_text("utf-8")))):
+        name, _, place = link.partition("#")
+        target = file.parent / (name or file.name)
+        if link.startswith(("http://", "https://")):
+            continue
+        if not target.exists() or (place and f'id="{place}"' not in target.read_text("utf-8")):
+            yield f"{file.name}: links to {link}"
 
 
 def main(site: Path, axe: Path) -> int:
     pages = sorted(site.glob("*.html"))
-    problems = [
-        f"{page.name}: links to {link}" for page in pages for link in links_of(page) if not (site / link).exists()
-    ]
+    problems = [problem for page in pages for problem in dead_links(page)]
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])

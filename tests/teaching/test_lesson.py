@@ -8,41 +8,69 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = '''"""Is water wet?
+SCRIPT = '''# %% [markdown]
+"""Is water wet?
 
 What you will learn: how a lesson behaves, 100 % of it,
 on two lines.
 
 Needs: nothing
 """
+
 # %% Set-up
-import numpy as np
 from tinymi.errors import InputError
-from tinymi.lesson import Lesson, Token
+from tinymi.teaching import Lesson, Token
+
+import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--prompt", default="50% of it", help="what to say, 100% of it")
-lesson.option("--error", type=float, default=0.0, help="the error of the check")
+lesson.option("--error", type=float, default=0.0, minimum=0.0, help="the error of the check")
 options = lesson.start()
-
-# %% The talk
 if options.prompt == "bad":
     raise InputError("prompt 'bad' is refused;\\n say something else")
 if options.prompt == "bug":
     raise RuntimeError("a bug")
 if options.prompt == "stop":
     raise KeyboardInterrupt
-lesson.section("Wetness")
+
+# %% [markdown]
+# ## Wetness
+#
+# Water is *wet*.
+
+# %%
 lesson.say("Look at " + options.prompt)
-lesson.table(["token", "share"], [[Token(options.prompt), np.float32(0.5)]], formats={"share": ".1%"})
-lesson.json["wet"] = {"share": np.float32(0.5), "nothing": float("nan")}
+picture = lesson.table({"token": [Token(options.prompt), "b"], "share": np.float32([0.5, 2])}, rows=[0], format=".1%")
+lesson.keep(wet={"share": np.float32(0.5), "nothing": float("nan")})
 for _ in lesson.progress(range(3), "waiting"):
     pass
-lesson.check("water is water", options.error, 1e-6)
+
+# %% [markdown]
+# Water stays *wet*.
+
+# %%
+lesson.check("water is water", np.nan if options.error == 7 else options.error, 1e-6)
+lesson.equal("so is this", [1.0, 2.0], [1.0, 2.0])
 lesson.finding("Water is wet.", established=np.bool_(True), evidence="touch", control="sand")
+lesson.headline("It is wet.", picture)
+
+# %% [markdown]
+# Exercise (easy, 5 minutes): How wet?
+#
+# Hint: touch it
+
+# %%
+wetness = 0.123456
+lesson.answer(wetness)
+
+# %% [markdown]
+# The end.
+
+# %%
 lesson.finish()
 '''
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -61,28 +89,50 @@ def run(script: Path, *options: str, **environment: str) -> subprocess.Completed
 def test_a_good_run_prints_and_writes_everything(script: Path) -> None:
     done = run(script, "--json", "x.json", "--html", "x.html", "--prompt", " a\x1b[31m<b>\u202e")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Is water wet?" in done.stdout
     assert r"␣a\x1b[31m<b>\u202e  50.0%" in done.stdout
     assert "\x1b" not in done.stdout
-    assert "Finding: Water is wet." in done.stdout
-    assert "1 of 1 checks passed." in done.stdout
-    made = json.loads((script.parent / "x.json").read_text("utf-8"), parse_constant=pytest.fail)
-    assert made["wet"] == {"share": 0.5, "nothing": None}
-    assert made["checks"] == [{"name": "water is water", "error": 0.0, "tolerance": 1e-06, "passed": True}]
-    assert made["options"]["prompt"] == " a\x1b[31m<b>\u202e"
-    assert made["lesson"] == "Is water wet?"
+    written = json.loads((script.parent / "x.json").read_text("utf-8"), parse_constant=pytest.fail)
+    assert written["wet"] == {"share": 0.5, "nothing": None}
+    assert written["checks"] == [
+        {"name": "water is water", "error": 0.0, "tolerance": 1e-06, "passed": True},
+        {"name": "so is this", "error": 0.0, "tolerance": 1e-05, "passed": True},
+    ]
+    assert written["options"]["prompt"] == " a\x1b[31m<b>\u202e"
+    assert written["lesson"] == "Is water wet?"
     html = (script.parent / "x.html").read_text("utf-8")
     assert "how a lesson behaves, 100 % of it, on two lines." in html
     assert "--prompt" in html
     assert "<b>\\u202e" not in html
 
 
-@pytest.mark.parametrize("error", ["1", "nan", "inf"])
+def test_the_output_is_read_from_top_to_bottom(script: Path) -> None:
+    printed = run(script).stdout
+    parts = ["Is water wet?", "Wetness", "Water is", "Look at", "50.0%", "Water stays", "Check passed: water is"]
+    parts += [
+        "Check passed: so is",
+        "Finding: Water is wet.",
+        "Answer: It is wet.",
+        "Exercise 7.1 (easy, 5 minutes): How",
+    ]
+    parts += ["Hint: touch it", "The end.", "tinymi answer 7.1 VALUE", "2 of 2 checks passed."]
+    positions = [printed.index(part) for part in parts]
+    assert positions == sorted(positions)
+    assert "tolerance 1e-06\nCheck passed: so" in printed, "checks stand together"
+    assert not any(word in printed for word in ("0.12", "Set-up", "import", "wetness ="))
+
+
+def test_answers_are_printed_where_they_are_asked_for(script: Path) -> None:
+    printed = run(script, "--answers").stdout
+    assert "Answer to exercise 7.1: 0.1235" in printed
+    assert "tinymi answer" not in printed
+
+
+@pytest.mark.parametrize("error", ["1", "7"])
 def test_a_failed_check_fails_the_run_and_still_writes(script: Path, error: str) -> None:
     done = run(script, "--error", error, "--json", "x.json")
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    assert "0 of 1 checks passed." in done.stdout
+    assert "1 of 2 checks passed." in done.stdout
     assert done.stderr == "failed: water is water\n"
     assert json.loads((script.parent / "x.json").read_text("utf-8"))["checks"][0]["passed"] is False
 
@@ -92,6 +142,8 @@ def test_a_failed_check_fails_the_run_and_still_writes(script: Path, error: str)
     [
         (["--colour"], "--colour"),
         (["--error", "much"], "--error"),
+        (["--error", "nan"], "--error: nan, but valid is 0.0 or more"),
+        (["--error=-1"], "--error: -1.0, but valid is 0.0 or more"),
         (["--prompt", "bad"], "prompt 'bad' is refused; say something else"),
         (["--json", "absent/x.json"], "no folder absent"),
         (["--html", "."], "is a folder"),
@@ -134,7 +186,13 @@ def test_a_bug_keeps_its_traceback_and_an_interrupt_its_status(script: Path) -> 
 def test_help_is_the_docstring_and_the_options(script: Path) -> None:
     done = run(script, "--help")
     assert done.returncode == 0
-    for words in ("Is water wet?", "100 % of it", "--model", "--json", "--html", "100% of it (default: 50% of it)"):
+    for words in (
+        "Is water wet?",
+        "100 % of it, on two lines.",
+        "--model",
+        "100% of it (default: 50% of it)",
+        "(0.0 or more",
+    ):
         assert words in " ".join(done.stdout.split())
 
 
@@ -156,35 +214,30 @@ def test_a_reader_who_leaves_early_is_no_error(script: Path) -> None:
 
 def test_a_lesson_needs_no_standard_output(script: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = f"'{sys.executable}' '{script}' --json '{tmp_path}/found.json' >&- 2>&-"
+    command = f"'{sys.executable}' '{script}' --json '{tmp_path}/x.json' >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], env=env, check=False).returncode == 0
-    assert json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))
     command = f"'{sys.executable}' -m tinymi glossary >&-"
     assert subprocess.run(["bash", "-c", command], env=env, stderr=subprocess.PIPE, check=False).stderr == b""
 
 
 def test_importing_the_frame_is_light() -> None:
-    code = "import sys, tinymi.report.page, tinymi.report.terminal; print(*sorted(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", f"import numpy, tinymi.errors; {code}"],
+        [sys.executable, "-c", "import sys, tinymi.teaching; print(*sys.modules)"],
         capture_output=True,
         encoding="utf-8",
         cwd=ROOT,
         check=True,
     )
-    assert not {"jinja2", "tabulate", "wcwidth", "tqdm", "IPython"} & set(done.stdout.split())
+    assert not {"jinja2", "tabulate", "wcwidth", "IPython", "gguf", "loky"} & set(done.stdout.split())
 
 
-def test_a_lesson_runs_as_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_check_is_an_error_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     jupytext, nbclient = pytest.importorskip("jupytext"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    text = SCRIPT.replace("default=0.0", "default=float('nan')")
-    notebook = jupytext.reads(f"# %% The question\n{text}", fmt="py:percent")
+    notebook = jupytext.reads(SCRIPT.replace("lesson.start()", "lesson.start(['--error', '7'])"), fmt="py:percent")
     client = nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=True)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    pages = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert any("Is water wet?" in page for page in pages)
-    assert any("50.0%" in page for page in pages)
     assert [output["ename"] for output in outputs if output["output_type"] == "error"] == ["CheckError"]

@@ -86,8 +86,8 @@ def safetensors(data: bytes, random: Random) -> bytes:
 def _changed(value: Any, random: Random) -> Any:
     """One place anywhere in `value` changed."""
     inner = [value] if isinstance(value, dict | list) and value else []
-    for found in inner:  # grows while it is walked: every container below
-        below = found.values() if isinstance(found, dict) else found
+    for container in inner:  # grows while it is walked: all that are below, too
+        below = container.values() if isinstance(container, dict) else container
         inner += [part for part in below if isinstance(part, dict | list) and part]
     if not inner:
         return random.choice(VALUES)

@@ -7,10 +7,11 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from tests.report_samples import HOSTILE, document, pattern
+from tests.teaching.report_samples import HOSTILE, document, pattern
 from tinymi.errors import InputError
-from tinymi.report import data, items
-from tinymi.report.tokens import Token
+from tinymi.teaching.report import items
+from tinymi.teaching.report import json as data
+from tinymi.text import Token
 
 import numpy as np
 import pytest
@@ -46,6 +47,22 @@ def test_everything_said_is_in_it() -> None:
     assert made["checks"][0] == {"name": whole.items[-5].name, "error": 1e-7, "tolerance": 1e-5, "passed": True}  # type: ignore[attr-defined]
     assert [check["passed"] for check in made["checks"]] == [True, False]
     assert [finding["established"] for finding in made["findings"]] == [True, False]
+
+
+def test_a_headline_names_its_picture_by_its_place_in_the_report() -> None:
+    bars = items.Bars(("a",), {"": (0.5,)})
+    made = strict(data.to_json(document(bars, items.Headline("b", bars), items.Headline("none")), {}))
+    *_, shown, alone = made["report"]
+    assert made["report"][shown["picture"]]["labels"] == ["a"]
+    assert alone["picture"] is None
+
+
+def test_a_step_holds_its_numbers_at_every_place() -> None:
+    where = {"position": ([Token(" a"), "b"], -1)}
+    step = items.Step("q", "m", "", (), "", (), 0, *items.make_choices(where, [[0.1, 2], [3, np.nan]]), False)
+    made = strict(data.to_json(document(step), {}))["report"][-1]
+    assert made["numbers"] == [[0.1, 2.0], [3.0, None]]
+    assert made["where"] == [{"axis": "position", "places": [" a", "b"], "first": 1}]
 
 
 def test_tokens_and_patterns_come_back_as_they_were() -> None:

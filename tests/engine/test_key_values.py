@@ -48,9 +48,9 @@ def test_several_endings_of_one_beginning(tiny: Model) -> None:
     past = KeyValueCache(1, 9, tiny.config)
     tiny(TOKENS[:1, :5], past_kv_cache=past)
     endings = TOKENS[:, 5:]
-    found = tiny(endings, past_kv_cache=past.repeat(3))
+    logits = tiny(endings, past_kv_cache=past.repeat(3))
     expected = tiny(np.hstack([np.repeat(TOKENS[:1, :5], 3, axis=0), endings]))[:, 5:]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
     # The original has not moved on: it takes other endings.
     np.testing.assert_allclose(tiny(endings[:1], past_kv_cache=past), expected[:1], atol=1e-5)
 
@@ -58,8 +58,8 @@ def test_several_endings_of_one_beginning(tiny: Model) -> None:
 def test_repeat_keeps_the_rows_in_order(tiny: Model) -> None:
     past = KeyValueCache(3, 9, tiny.config)
     tiny(TOKENS[:, :5], past_kv_cache=past)
-    found = tiny(np.repeat(TOKENS[:, 5:], 2, axis=0), past_kv_cache=past.repeat(2))
-    np.testing.assert_allclose(found, np.repeat(tiny(TOKENS)[:, 5:], 2, axis=0), atol=1e-5)
+    logits = tiny(np.repeat(TOKENS[:, 5:], 2, axis=0), past_kv_cache=past.repeat(2))
+    np.testing.assert_allclose(logits, np.repeat(tiny(TOKENS)[:, 5:], 2, axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize(

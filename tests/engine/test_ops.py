@@ -5,6 +5,7 @@ from pathlib import Path
 import tinymi
 from tests.variants import hugging_face, save_variant
 from tinymi.arrays import Array
+from tinymi.checkpoint.config_json import read_config
 from tinymi.ops import causal_mask, linear, rms, rms_norm, rope, rope_angles, rope_frequencies, silu, softmax
 
 import numpy as np
@@ -21,10 +22,10 @@ rows = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9))
 @given(x=rows)
 def test_softmax_is_its_formula(x: Array) -> None:
     e = np.exp(x.astype(np.float64))
-    found = softmax(x)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, e / e.sum(axis=-1, keepdims=True), rtol=1e-5, atol=1e-30)
-    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)
+    y = softmax(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, e / e.sum(axis=-1, keepdims=True), rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(y.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_softmax_takes_huge_and_masked_numbers() -> None:
@@ -36,9 +37,9 @@ def test_softmax_takes_huge_and_masked_numbers() -> None:
 @given(x=rows)
 def test_silu_is_its_formula(x: Array) -> None:
     wide = x.astype(np.float64)
-    found = silu(x)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wide / (1 + np.exp(-wide)), rtol=1e-5, atol=1e-37)
+    y = silu(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, wide / (1 + np.exp(-wide)), rtol=1e-5, atol=1e-37)
 
 
 def test_silu_far_below_zero_is_zero() -> None:
@@ -66,13 +67,13 @@ def test_linear_is_a_sum_of_products() -> None:
 
 def test_causal_mask_lets_each_query_see_itself_and_what_came_before() -> None:
     inf = np.inf
-    assert causal_mask(3, 3).tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]
-    assert causal_mask(2, 4).tolist() == [[0, 0, 0, -inf], [0, 0, 0, 0]]
-    assert causal_mask(1, 1).dtype == np.float32
+    assert causal_mask(0, 3).tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]
+    assert causal_mask(2, 2).tolist() == [[0, 0, 0, -inf], [0, 0, 0, 0]]
+    assert causal_mask(0, 1).dtype == np.float32
 
 
 def config_of(name: str, folder: Path) -> tinymi.Config:
-    return tinymi.Config.from_folder(save_variant(folder, name))
+    return read_config(save_variant(folder, name))
 
 
 def turned(x: Array, config: tinymi.Config, start: int) -> Array:
@@ -109,15 +110,15 @@ def test_rope_is_a_rotation_in_the_complex_plane(rope_config: tinymi.Config) -> 
     x = np.random.default_rng(0).normal(size=rope_config.d_head)
     angles = 7 * rope_frequencies(rope_config).astype(np.float64)
     expected = (x[:half] + 1j * x[half:]) * np.exp(1j * angles)
-    found = turned(x, rope_config, 7)
-    np.testing.assert_allclose(found, np.concatenate([expected.real, expected.imag]), atol=1e-6)
+    rotated = turned(x, rope_config, 7)
+    np.testing.assert_allclose(rotated, np.concatenate([expected.real, expected.imag]), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama-gqa2", "llama-eps-base", "llama3-rope"])
 def test_rope_frequencies_equal_transformers(name: str, tmp_path: Path) -> None:
-    found = rope_frequencies(config_of(name, tmp_path))
+    frequencies = rope_frequencies(config_of(name, tmp_path))
     expected = hugging_face(tmp_path).model.rotary_emb.inv_freq.numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(frequencies, expected, rtol=1e-6)
 
 
 def test_llama3_scaling_keeps_short_wavelengths_and_stretches_long_ones(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from tinymi.report.tokens import show_text, show_token
+from tinymi.text import show_text, show_token
 
 import pytest
 from hypothesis import given

@@ -6,11 +6,14 @@ import json
 import re
 from html.parser import HTMLParser
 
-from tests.report_samples import HOSTILE, document, pattern, samples
-from tinymi.report import items
-from tinymi.report.items import Document
-from tinymi.report.page import ATTENTION_BYTES, LEVELS, encode_pattern, fragment, page, style, ticks
-from tinymi.report.tokens import Token, show_token
+from tests.teaching.report_samples import HOSTILE, document, pattern, samples
+from tinymi.teaching.report import items
+from tinymi.teaching.report.drawing import LEVELS, ticks
+from tinymi.teaching.report.html import fragment, notebook_head, page, style
+from tinymi.teaching.report.items import Document
+from tinymi.teaching.report.links import Link, Place, references
+from tinymi.teaching.report.views import ATTENTION_BYTES, encode_pattern
+from tinymi.text import Token, show_token
 
 import numpy as np
 import pytest
@@ -53,8 +56,12 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def of(*said: items.Item) -> Reader:
-    return Reader(page(Document("T", (), "", {}, {}, said, "0")))
+def of(*said: items.Item, place: Place | None = None, intro: tuple[tuple[str, str], ...] = ()) -> Reader:
+    return Reader(page(Document("T", intro, "", {}, {}, said, "0"), place))
+
+
+def links(reader: Reader, css: str | None = None) -> list[str]:
+    return [str(a["href"]) for a in reader.all("a") if css is None or a.get("class") == css]
 
 
 def test_foreign_text_never_becomes_markup_or_a_control_character() -> None:
@@ -87,7 +94,7 @@ def test_ids_are_unique_labels_point_somewhere_and_headings_descend() -> None:
     reader = Reader(page(document(items.Section("two"), items.Section("three"))))
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    targets = [label["for"] for label in reader.all("label")] + [
+    targets = [label["for"] for label in reader.all("label") if "for" in label] + [
         str(a["href"])[1:] for a in reader.all("a") if str(a["href"])[0] == "#"
     ]
     assert targets
@@ -133,7 +140,7 @@ def test_sign_and_verdict_are_words_too() -> None:
         items.Finding("c", True, "e", "k"),
         items.Finding("d", False, "e", "k"),
     )
-    for words in ("Check FAILED a", "Check passed b", "Finding c", "Not established d", "1 of 2 checks passed"):
+    for words in ("Check FAILED a", "Check passed b", "Finding c", "Not established d", "1 of 2 passed"):
         assert words in reader.text
 
 
@@ -173,16 +180,6 @@ def test_every_heatmap_has_its_scale() -> None:
     assert ends == [[f"n{LEVELS}", "p0", f"p{LEVELS}"], ["a0", f"a{LEVELS}"]]
 
 
-@pytest.mark.parametrize(
-    ("row", "column", "deep"), [("layer", "head", "row"), ("head", "layer", "column"), ("query", "key", None)]
-)
-def test_an_axis_of_depth_has_a_slider(row: str, column: str, deep: str | None) -> None:
-    reader = of(items.make_heatmap(np.ones((3, 4)), None, None, None, row_axis=row, column_axis=column))
-    found = [attributes.get("data-axis") for attributes in reader.all("div") if attributes.get("class") == "depth"]
-    assert found == ([deep] if deep else [])
-    assert [slider["max"] for slider in reader.all("input")] == ({"row": ["2"], "column": ["3"]}.get(deep or "", []))
-
-
 def test_a_step_draws_its_matmul_and_says_it() -> None:
     step = next(item for item in samples() if isinstance(item, items.Step))
     reader = of(step)
@@ -192,14 +189,35 @@ def test_a_step_draws_its_matmul_and_says_it() -> None:
     assert boxes == ["rows-inner", "inner-columns", "rows-columns"]
     sides = [[int(n) for n in re.findall(r"\d+", str(box["style"]))] for box in reader.all("i") if "style" in box]
     assert sides[0][1] == sides[2][1] < sides[0][0] == sides[1][1], "pos, d_model: equal axes have equal sides"
-    assert str(reader.all("td")[1]["title"]).endswith("number 1: -1234.5")
 
 
-def test_patterns_survive_their_packing() -> None:
+def test_what_the_script_picks_from_is_what_a_step_shows() -> None:
+    step = items.Step("q", "m", "", (), "", (), 0, *items.make_choices(WHERE, np.arange(12).reshape(2, 3, 2)), True)
+    reader = of(step)
+    payload = json.loads(next(script for script in reader.raw["script"] if script.startswith("{")))
+    assert (payload["axes"], payload["shape"]) == (["position", "head"], [2, 3, 2])
+    assert payload["numbers"].split() == [f"{n}.000" for n in range(12)]
+    assert [select["data-axis"] for select in reader.all("select")] == ["position", "head"]
+    assert [option["value"] for option in reader.all("option") if "selected" in option] == ["1", "2"]
+    assert "position 1 ␣b, head 2 10.000 11.000 …" in reader.text
+    with pytest.raises(ValueError, match=r"shape \(2, 2\); \[position 2, head 3, some numbers\]"):
+        items.make_choices(WHERE, np.zeros((2, 2)))
+
+
+WHERE = {"position": ([Token("a"), Token(" b")], -1), "head": (range(3), 2)}
+
+
+def test_patterns_are_rounded_once() -> None:
     one = pattern(1, 9)[0]
+    one[8, :4] = [0.2346, 0.3445, 0.006, 0.0049]
     text = encode_pattern(one)
-    values = [int(text[at : at + 2], 32) / 1000 for at in range(0, len(text), 2)]
-    np.testing.assert_allclose(values, one[np.tril_indices(9)], atol=5.1e-4)
+    digits = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+    halves = [64 * digits.index(text[at]) + digits.index(text[at + 1]) for at in range(0, len(text), 2)]
+    exact = one[np.tril_indices(9)]
+    np.testing.assert_array_equal([(half + 10) // 20 for half in halves], np.floor(100 * exact + 0.5))  # percent
+    np.testing.assert_array_equal([(half + 1) // 2 for half in halves], np.floor(1000 * exact + 0.5))
+    cells = [text for text in of(items.make_attention("a" * 9, one[None], "", None)).words if text.isdecimal()]
+    assert cells[-10:-6] == ["23", "34", "1", "0"]
 
 
 def test_the_picker_holds_every_head_and_starts_at_the_one_asked_for() -> None:
@@ -225,11 +243,116 @@ def test_a_large_page_stays_under_a_megabyte_and_says_what_it_left_out() -> None
     assert '"layers": [0, ' in text
 
 
+# --- what a page links to, and how it is built up -----------------------------------------------------------------
+
+SITE = Place({"07": Link("07_x.html", "Who <moves> it?"), "quick start": Link("00_quick_start.html", "What?")})
+
+
+def test_the_answer_and_its_picture_come_first_and_once() -> None:
+    bars = items.Bars(("a", "b"), {"": (3.0, -1.0)}, "the bars")
+    said = (items.Section("s"), items.Prose("text"), items.Code("x = 1"), bars, items.Headline("Head b.", bars))
+    reader = of(*said, items.Code("lesson.finish()"))
+    assert reader.text.count("Head b.") == 1
+    places = [reader.text.index(words) for words in ("T Head b.", "See it computed", "text", "x = 1")]
+    assert places == sorted(places)
+    assert "lesson.finish" not in reader.text, "code that shows nothing closes no page"
+    target = next(str(a["href"]) for a in reader.all("a"))
+    assert target[1:] in [div.get("id") for div in reader.all("div")]
+    lengths = [rect["width"] for rect in reader.all("rect") if rect["class"] in ("positive", "negative")]
+    assert float(str(lengths[0])) == pytest.approx(3 * float(str(lengths[1])), rel=0.01)
+
+
+@pytest.mark.parametrize("picture", [item for item in samples() if item.kind not in ("section", "check", "code")])
+def test_every_picture_can_stand_beside_the_answer(picture: items.Item) -> None:
+    assert "The answer" in of(picture, items.Headline("The answer", picture)).text
+
+
+def test_code_is_shown_as_it_is_and_folded_where_it_sets_up() -> None:
+    code = 'def f(x):\n    """<b>"""\n    return f"{x}" + 1.5  # why\n\n%magic ('
+    for source in (code, code.rpartition("\n")[0]):
+        reader = of(items.Code(source), items.Prose("end"))
+        assert source in "".join(reader.words)
+    parts = {str(i["class"]) for i in reader.all("i")}
+    assert parts == {"k", "d", "s", "n", "c"}
+    assert not of(items.Code("x = 1"), items.Prose("end")).all("summary")[1:]
+    assert "Code: 1 lines" in of(items.Code("x = 1", folded=True), items.Prose("end")).text
+
+
+def test_prose_is_markdown() -> None:
+    text = "A *b* **c** `d*e*` [f](https://g.h/i) 2*3*4 <j>\n\n- k\n- l\n  m\n\n1. n\n\n    o\n      p"
+    reader = of(items.Prose(text + "\n\n[q](javascript:r) END->S2"))
+    tags = [tag for tag, _ in reader.elements]
+    assert [tags.count(tag) for tag in ("em", "strong", "code", "ul", "ol", "li")] == [1, 1, 1, 1, 1, 3]
+    assert "A b c d*e* f 2*3*4 <j> k l m n o p [q](javascript:r) END->S2" in reader.text
+    assert "https://g.h/i" in links(reader)
+    assert "END->S2" in reader.words, "not broken at its sign"
+    assert "o\n  p" in reader.words
+
+
+def test_words_are_explained_once_a_section_and_at_the_end() -> None:
+    prose = items.Prose("The residual stream, the Residual Streams, `residual stream`, a residual streamer.")
+    reader = of(items.Section("1"), prose, items.Section("2"), prose)
+    assert links(reader, "term") == ["#word-residual-stream"] * 2
+    assert [div.get("id") for div in reader.all("div") if "word" in str(div.get("id"))] == ["word-residual-stream"]
+    assert "The d_model numbers at each position" in reader.text
+
+
+def test_lessons_and_papers_are_links() -> None:
+    intro = (("Needs", "quick start, tour"), ("Paper", "A et al. 2022, Title, https://arxiv.org/abs/1; B 2023"))
+    reader = of(items.Prose("See lesson 7, and lessons 07 and 12."), place=SITE, intro=intro)
+    assert links(reader).count("07_x.html") == 2
+    assert "00_quick_start.html" in links(reader)
+    assert "A et al. 2022, Title ; B 2023" in reader.text
+    assert "https://arxiv.org/abs/1" in links(reader)
+    assert "07_x.html" not in links(of(items.Prose("See lesson 7.")))
+    assert references("C 2024") == "C 2024"
+
+
+def test_an_exercise_hides_its_hint_and_its_answer() -> None:
+    exercise = items.Exercise("Why?", "because", "think", 5, "easy", code="x = 1", name="7.2")
+    reader = of(exercise)
+    assert "Exercise 7.2 (easy, 5 minutes) Why? Hint think Answer because x = 1" in reader.text
+    assert len(reader.all("details")) == 3
+
+
+def test_a_shaded_text_names_its_values() -> None:
+    reader = of(items.make_highlight([([" a", "\n"], [0.5, 2.0])], ["unit 3"], "fires", ".2f"))
+    pieces = [(span["class"], span["title"]) for span in reader.all("span") if "title" in span]
+    assert pieces == [("piece a2", "␣a: 0.50"), ("piece a10", r"\n: 2.00")]
+    assert r"unit 3 a \n highest: \n 2.00" in reader.text
+
+
+def test_a_circuit_is_drawn_from_the_bottom_up_and_told() -> None:
+    nodes = (("in", 0, "reads"), ("3.1", 3, "moves it"), ("out", 9, ""))
+    reader = of(items.Graph(nodes, (("in", "3.1", 1.0), ("3.1", "out", -0.5), ("in", "out", 0.1)), "c"))
+    tops = {name: float(str(box["y"])) for (name, *_), box in zip(nodes, reader.all("rect"))}
+    assert tops["out"] < tops["3.1"] < tops["in"]
+    widths = [float(str(path["stroke-width"])) for path in reader.all("path") if "edge" in str(path["class"])]
+    assert widths == [6.0, 3.5, 1.5]
+    assert "out ; reads from 3.1 (-0.50), in (+0.10)" in reader.text
+
+
+def test_an_arrow_that_passes_a_layer_passes_its_boxes() -> None:
+    nodes = (("in", 0, ""), ("a", 1, "wide " * 5), ("out", 2, ""))
+    reader = of(items.Graph(nodes, (("in", "a", 1.0), ("in", "out", 1.0))))
+    box = {name: float(str(reader.all("rect")[1][name])) for name in ("x", "width")}
+    passing = re.search(r" ([\d.]+) [\d.]+V", str(reader.all("path")[2]["d"]))
+    assert passing
+    assert not box["x"] - 5 < float(passing[1]) < box["x"] + box["width"] + 5
+
+
 @pytest.mark.parametrize("item", samples(), ids=lambda item: item.kind)
 def test_each_item_stands_alone_in_a_notebook(item: items.Item) -> None:
     reader = Reader(fragment(item))
     assert reader.elements[0] == ("div", {"class": "tinymi"})
-    assert item._repr_html_().count("<style>") == 1
+    assert "<style" not in fragment(item), "it is sent once"
+    assert not links(reader, "term"), "there is no list of words to lead to"
+
+
+def test_a_notebook_gets_style_and_script_at_its_start() -> None:
+    head = Reader(notebook_head())
+    assert ".tinymi.tinymi.tinymi .heat" in "".join(head.raw["style"]), "stronger than the notebook's own"
+    assert "globalThis.tinymi" in "".join(head.raw["script"])
 
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (-3.2, 7.9), (1e-9, 2e-9), (5.0, 5.0), (0.0, 0.0), (-1e6, 1e6)])
@@ -250,7 +373,7 @@ def _luminance(colour: str) -> float:
 @pytest.mark.parametrize(("scheme", "ink"), [(0, "#1b1e24"), (1, "#e9ebee")])
 def test_text_on_every_colour_of_the_scales_has_contrast(scheme: int, ink: str) -> None:
     assert f"--ink:{ink}" in style()
-    rules = re.findall(r"\.[pna]\d+\{background:(#\w{6})\}", style())
+    rules = re.findall(r"\.[pna]\d+\{background:(#\w{6});fill:\1\}", style())
     half = len(rules) // 2
     assert half == 3 * (LEVELS + 1)
     for colour in rules[scheme * half : (scheme + 1) * half]:

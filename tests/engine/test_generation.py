@@ -6,7 +6,7 @@ from typing import Any
 import tinymi
 from tests.variants import hugging_face, save_variant
 from tinymi.arrays import Array
-from tinymi.generation import choose
+from tinymi.generation import sample_token
 from tinymi.hooks import HookPoint
 
 import numpy as np
@@ -66,9 +66,9 @@ def test_a_hook_that_makes_the_cache_wrong_is_refused(tiny: tinymi.Model) -> Non
 
 def test_sampling_follows_the_distribution_and_the_seed(tiny: tinymi.Model) -> None:
     logits = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], dtype=np.float32)).repeat(4000, axis=0)
-    drawn = choose(logits, 1.0, None, np.random.default_rng(0))
+    drawn = sample_token(logits, 1.0, None, np.random.default_rng(0))
     assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
-    drawn = choose(logits, 1.0, 2, np.random.default_rng(0))
+    drawn = sample_token(logits, 1.0, 2, np.random.default_rng(0))
     assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
     tokens = tiny.to_tokens("abc")
     first, again, other = (tiny.generate(tokens, 10, temperature=1.0, seed=seed).tolist() for seed in (3, 3, 4))

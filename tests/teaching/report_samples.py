@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tinymi.report import items
-from tinymi.report.tokens import Token
+from tinymi.teaching.report import items
+from tinymi.text import Token
 
 import numpy as np
 
@@ -20,10 +20,22 @@ def samples() -> list[items.Item]:
     random = np.random.default_rng(1)
     tokens = [Token(text) for text in HOSTILE]
     wide = [Token(text) for text in ("日本語の長いトークン", " " * 70, "🙂🙂", "a" * 90)]
+    numbers = np.tile([0.25, -1234.5, np.nan, -0.0], (7, 2, 1))
     rows = [[number, token, number / 7, "a sentence of words " * 4] for number, token in enumerate(tokens + wide)]
+    bars = items.Bars(
+        ("a " + HOSTILE[0], tokens[1]), items.make_series([0.5, -1.0], 2, "bars"), "caption " + HOSTILE[1]
+    )
     return [
         items.Section("A heading with " + HOSTILE[0] + HOSTILE[1]),
         items.Prose("Words in `code` and " + " ".join(HOSTILE) + "\n\n" + "and many more words " * 30),
+        items.Prose(
+            "*Look* at **this** [paper](https://e.org/a?b=1):\n\n- a `point`\n- more\n\n1. one\n\n    x\n      <b>"
+        ),
+        items.Headline("The answer is `x`, " + HOSTILE[0], bars),
+        items.Code('# %% a <comment>\nx = f\'{y!r}</pre>\' + """a\nb"""  # ' + HOSTILE[1]),
+        items.Code("def f(x):\n    return 1.5 * x\n" + "y = 1\n" * 3, folded=True),
+        items.Code("%matplotlib inline\nx = ("),
+        bars,
         items.Preformatted("a drawing\n  " + HOSTILE[1], "its " + HOSTILE[0]),
         items.Step(
             "hook " + HOSTILE[0],
@@ -33,11 +45,10 @@ def samples() -> list[items.Item]:
             "for each of 9 heads",
             (("batch", 1), ("pos", 6), ("1", 1)),
             1_990_656,
-            "position 5, head 0 " + HOSTILE[3],
-            (0.25, -1234.5, None, 0.0),
+            *items.make_choices({"position": (tokens, 5), "head": (range(2), 0)}, numbers),
             True,
         ),
-        items.Step("plain", "one sentence", "", (), "", (("pos", 6),), 0, "position 5", (1.0,), False),
+        items.Step("plain", "one sentence", "", (), "", (("pos", 6),), 0, *items.make_choices({}, [1.0]), False),
         items.make_table(["number", "token", "share of " + HOSTILE[0], "note"], rows, "caption " + HOSTILE[1], {}),
         items.make_table([f"column {n}" for n in range(25)], random.normal(size=(3, 25)), "wide", {}),
         items.make_table(["empty", "table"], [], "", {}),
@@ -55,16 +66,30 @@ def samples() -> list[items.Item]:
         items.make_attention([Token(" a")] * 70, pattern(2, 70), "long", [0, 1]),
         items.Lines(tuple(map(float, range(90))), {"p": items.numbers(random.random(90)), HOSTILE[1]: (None,) * 90}),
         items.Lines((0.0,), {"": (1.0,)}, "one point", "dose"),
+        items.make_highlight([(tokens, random.random(7)), ([" a", " *b*"], [-1.0, np.nan])], ["x", 2], HOSTILE[0], ""),
+        items.make_highlight([(wide, random.random(4))], (), "", ".1f"),
+        items.Graph(
+            (("0.1 " + HOSTILE[0], 0, "reads " + HOSTILE[1]), ("3.2", 3, "writes " * 9), ("3.3", 3, ""), ("9", 9, "")),
+            (("0.1 " + HOSTILE[0], "3.2", 0.5), ("0.1 " + HOSTILE[0], "9", -1.5), ("3.2", "9", 0.0), ("3.3", "9", 1.0)),
+            "a circuit " + HOSTILE[0],
+        ),
         items.Check("pattern rows sum to 1 " + HOSTILE[1], 1e-7, 1e-5),
         items.Check("a long name " * 12, None, 1e-5),
         items.Finding("claim " + HOSTILE[0], True, "evidence " + HOSTILE[1], "control " + HOSTILE[2]),
         items.Finding("claim " * 30, False, "too little", ""),
-        items.Exercise("question " + HOSTILE[0], "0.773", "hint " + HOSTILE[1], 5, "easy"),
+        items.Exercise(
+            "question " + HOSTILE[0], "0.773", "hint " + HOSTILE[1], 5, "easy", 0.773, 0.01, "x = '</pre>'", "7.1"
+        ),
     ]
 
 
 def document(*extra: items.Item) -> items.Document:
-    model = {"n_layers": 30, "n_heads": 9}
+    model = {
+        "source": HOSTILE[0],
+        "stored_as": "F32",
+        "description": "a model " + HOSTILE[0] + HOSTILE[1],
+        "n_heads": 9,
+    }
     intro = (("Needs", "nothing " + HOSTILE[0] + HOSTILE[1]), ("", "see https://example.org/a?b=1."))
     options = {"prompt": HOSTILE[1]}
     return items.Document("Why " + HOSTILE[0] + "?", intro, "python x.py", options, model, (*samples(), *extra), "0.1")

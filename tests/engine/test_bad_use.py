@@ -69,7 +69,7 @@ TOKENS: list[tuple[str, Call, str]] = [
     ("an id beyond 64 bits", run([[2**70]]), "tokens: object of shape"),
     ("ids that are floats", run([[1.0]]), "tokens: float64 of shape"),
     ("ids that are bools", run([[True]]), "tokens: bool of shape"),
-    ("ids that are text", run("abc"), "tokens: <U3 of shape"),
+    ("text in a list of lists", run([["abc"]]), "tokens: <U3 of shape"),
     ("ids that are nothing", run(None), "tokens: object of shape"),
     ("one row of ids", run([1, 2]), r"tokens: int64 of shape \[2\]"),
     ("no ids", run(np.zeros((1, 0), int)), "holds no token"),
@@ -93,10 +93,10 @@ PLACES: list[tuple[str, Call, str]] = [
         for layer in (1.5, True, "1", [1], 4, -4, 2**70)
     ),
     *((f"start_at_layer={layer!r}", run(STREAM, start_at_layer=layer), "start_at_layer: layer") for layer in (1.0, 9)),
-    *((f"cache[{key!r}]", cached(key), "no key is like") for key in (5, None, ("pattern",), ("pattern", "1"), (5, 1))),
-    *((f"cache[{key!r}]", cached(key), "no key is like") for key in (("pattern", 1.5), ("pattern", 1, 2))),
+    *((f"cache[{key!r}]", cached(key), "is not a key") for key in (5, None, ("pattern",), ("pattern", "1"), (5, 1))),
+    *((f"cache[{key!r}]", cached(key), "is not a key") for key in (("pattern", 1.5), ("pattern", 1, 2))),
     ("a cache's layer of another model", cached(("pattern", 99)), "layer 99 of a model with layers 0 to 2"),
-    ("a cache's point that there is none of", cached(("zz", 1)), 'hook point "zz"'),
+    ("a cache's point that does not exist", cached(("zz", 1)), 'hook point "zz"'),
 ]
 HOOKS: list[tuple[str, Call, str]] = [
     ("NaN", hooked(lambda value: value * np.nan), NOT_FINITE),
@@ -114,7 +114,11 @@ HOOKS: list[tuple[str, Call, str]] = [
     ("a number", hooked(lambda value: 0.0), "returned a float; return None or a float array"),
     ("fewer positions", hooked(lambda value: value[:, :1]), r"shape \[1, 1, 32\] for \[1, 3, 32\]"),
     ("axes exchanged", hooked(lambda value: value.swapaxes(1, 2)), r"shape \[1, 32, 3\] for \[1, 3, 32\]"),
-    ("another model's layer", hooks([("blocks.30.hook_resid_pre", listen)]), "no such point.*nearest: blocks.0"),
+    (
+        "another model's layer",
+        hooks([("blocks.30.hook_resid_pre", listen)]),
+        "no hook point .* in this run .*goes through layers 0 to 2",
+    ),
     ("a name with an escape", hooks([("blocks.1\x1b[2J\n", listen)]), r'blocks\.1\\x1b\[2J "'),
     ("a name that is a number", hooks([(5, listen)]), "hook names: 5, a int"),
     ("no names", hooks([([], listen)]), "an empty list"),

@@ -3,29 +3,30 @@
 import io
 import re
 
-from tests.report_samples import document, pattern, samples
-from tinymi.report import items, terminal
-from tinymi.report.terminal import Screen, render
-from tinymi.report.tokens import Token
+from tests.teaching.report_samples import document, pattern, samples
+from tinymi.teaching.report import items, terminal
+from tinymi.teaching.report.terminal import Screen, render
+from tinymi.text import Token
 
 import numpy as np
 import pytest
 import wcwidth
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
+SHOWN = [item for item in samples() if not isinstance(item, items.Code)]  # code is left out
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("unicode", [True, False])
-@pytest.mark.parametrize("number", range(len(samples())))
+@pytest.mark.parametrize("number", range(len(SHOWN)))
 def test_no_line_is_wider_than_the_screen(width: int, unicode: bool, number: int) -> None:
-    for line in render(samples()[number], Screen(width, unicode=unicode)).split("\n"):
+    for line in render(SHOWN[number], Screen(width, unicode=unicode)).split("\n"):
         assert wcwidth.wcswidth(line) <= width, line
         assert wcwidth.wcswidth(line) >= 0, "a control character is left in the line"
         assert unicode or line.isascii(), line
 
 
-@pytest.mark.parametrize("item", samples(), ids=lambda item: item.kind)
+@pytest.mark.parametrize("item", SHOWN, ids=lambda item: item.kind)
 def test_colour_adds_nothing_but_colour(item: items.Item) -> None:
     plain, coloured = (render(item, Screen(80, color=color)) for color in (False, True))
     assert "\x1b" not in plain
@@ -33,12 +34,12 @@ def test_colour_adds_nothing_but_colour(item: items.Item) -> None:
 
 
 def test_numbers_that_look_alike_stay_text_and_columns_line_up() -> None:
-    rows: list[list[items.Cell]] = [["01e5", 1, 0.5], ["1e5", 100, 12.25], [Token(" x"), None, float("nan")]]
+    rows: list[list[items.Cell]] = [["01e5", 1, 0.5], ["1,000", 100, 12.25], [Token(" x"), None, float("nan")]]
     text = render(items.make_table(["token", "count", "p"], rows, "", {"p": "+.2f"}), Screen())
     lines = text.split("\n")
     assert [line.split() for line in lines[2:]] == [
         ["01e5", "1", "+0.50"],
-        ["1e5", "100", "+12.25"],
+        ["1,000", "100", "+12.25"],
         ["␣x", "–", "+nan"],
     ]
     assert len({len(line) for line in lines[2:4]}) == 1  # numbers end in the same column
@@ -84,6 +85,42 @@ def test_a_heatmap_of_words_says_what_its_colours_mean() -> None:
     lines = render(picture, Screen()).split("\n")
     assert lines[-1] == "(probability:  0.000  ░0.250  ▒0.500  ▓0.750  █1.000)"
     assert lines[2].split() == ["1", "█c", "░d"]
+
+
+@pytest.mark.parametrize("color", [True, False])
+def test_a_shade_stands_before_a_token_whatever_it_is_and_behind_a_number(color: bool) -> None:
+    words = [[Token("-"), Token("+"), "a"]]
+    texts, numbers = (
+        SGR.sub("", render(items.make_heatmap([[1.0, 1.0, -1.0]], None, None, texts), Screen(color=color)))
+        for texts in (words, None)
+    )
+    assert texts.split("\n")[1].split() == ["0", "█-", "█+", "█a"]
+    assert numbers.split("\n")[1].split() == ["0", "1.000█", "1.000█", "-1.000█"]
+
+
+def test_a_number_that_rounds_to_zero_has_no_minus_sign() -> None:
+    text = render(
+        items.make_table(["a", "b"], [[-0.001, -0.001], [-0.006, 0.0]], "", {"a": ".2f", "b": "+.1%"}), Screen()
+    )
+    assert [line.split() for line in text.split("\n")[2:]] == [["0.00", "-0.1%"], ["-0.01", "+0.0%"]]
+
+
+def test_prose_is_markdown_without_its_signs() -> None:
+    line = "A *b* and **c** in `d*e*` [f](https://g.h)\nor https://i.j. END->S2 2*3*4"
+    text = f"{line}\n\n- one\n- two\n  and more\n\n    x @ W\n      y"
+    assert render(items.Prose(text), Screen()).split("\n") == [
+        "A b and c in `d*e*` f (https://g.h) or https://i.j. END->S2 2*3*4",
+        "",
+        "- one",
+        "- two and more",
+        "",
+        "    x @ W",
+        "      y",
+    ]
+    assert render(items.Prose("*a* **b**"), Screen(color=True)) == "\x1b[3ma\x1b[23m \x1b[1mb\x1b[22m"
+    narrow = render(items.Prose("word " * 10 + "END->S2"), Screen(56)).split("\n")
+    assert narrow[-1] == "END->S2", "not broken at its hyphen"
+    assert render(items.Section("2. A title"), Screen()).split("\n")[0] == "2. A title"
 
 
 def test_colours_differ_by_sign_and_by_kind() -> None:

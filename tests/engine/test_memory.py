@@ -1,15 +1,16 @@
 """Memory: what is available, and the refusal in numbers before a model or a prompt asks for more."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import tinymi
 from tests.running import run_lesson_often
 from tests.variants import save_variant
-from tinymi import memory
+from tinymi.checkpoint.mapped_weights import tensor_shapes
+from tinymi.machine import memory
 
 import numpy as np
-import psutil
 import pytest
 
 MIB = 2**20
@@ -27,7 +28,7 @@ def available(monkeypatch: pytest.MonkeyPatch) -> Available:
 
 
 def converted_bytes(folder: Path, itemsize: int) -> int:
-    return itemsize * sum(int(np.prod(shape)) for _, shape in tinymi.weights.tensor_shapes(tinymi.load(folder).config))
+    return itemsize * sum(int(np.prod(shape)) for _, shape in tensor_shapes(tinymi.load(folder).config))
 
 
 def test_weights_that_are_converted_must_fit(tmp_path: Path, available: Available) -> None:
@@ -91,9 +92,9 @@ def test_a_lesson_says_it_in_one_line(tmp_path: Path) -> None:
     folder = save_variant(tmp_path / "model", "llama-bf16")
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text("from tinymi import memory\nmemory.available_bytes = lambda: 1000\n")
+    (site / "sitecustomize.py").write_text("from tinymi.machine import memory\nmemory.available_bytes = lambda: 1000\n")
     options = ["--model", str(folder)]
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     refused, mapped = run_lesson_often(
         "00_quick_start", [options, [*options, "--weights", "mapped"]], site, PYTHONPATH=f"{site}:{root}"
     )
@@ -114,19 +115,48 @@ def group(root: Path, place: str, **files: object) -> None:
 
 
 def belongs(root: Path, line: str) -> Path:
-    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self").mkdir()
     (root / "proc/self/cgroup").write_text(f"{line}\n")
     return root
 
 
-def test_without_limits_it_is_the_machines(tmp_path: Path) -> None:
-    low, high = sorted([memory.available_bytes(tmp_path), psutil.virtual_memory().available])
-    assert high - low < 500 * MIB
-    assert high < psutil.virtual_memory().total
+def meminfo(root: Path, available: int) -> Path:
+    (root / "proc").mkdir()
+    (root / "proc/meminfo").write_text(
+        f"MemTotal:  999999999 kB\nMemAvailable: {available // 1024} kB\nHugePages_Free: 0\n"
+    )
+    return root
+
+
+def test_on_linux_the_standard_library_answers_as_psutil_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = pytest.importorskip("psutil")
+    monkeypatch.setattr(memory, "_psutil", lambda: pytest.fail("it was not needed"))
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("not Linux")
+    ours, theirs = memory._meminfo(Path("/")), psutil.virtual_memory().available
+    assert ours is not None
+    assert abs(ours - theirs) < 500 * MIB
+    assert memory.available_bytes() is not None
+
+
+def test_elsewhere_psutil_answers(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    available = memory.available_bytes(tmp_path)
+    assert available is not None
+    assert abs(available - psutil.virtual_memory().available) < 500 * MIB
+
+
+def test_without_either_it_is_unknown_and_the_model_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)  # importing it raises ImportError
+    assert memory.available_bytes(tmp_path) is None
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    folder = save_variant(tmp_path, "llama-bf16")
+    with pytest.warns(tinymi.MemoryWarning, match="unknown without psutil"):
+        tinymi.load(folder)
 
 
 def test_the_strictest_group_counts(tmp_path: Path) -> None:
-    root = belongs(tmp_path, "0::/user/job")
+    root = belongs(meminfo(tmp_path, 2**40), "0::/user/job")
     group(root, "user", memory__max=300 * MIB, memory__current=100 * MIB, memory__stat="inactive_file 0")
     group(root, "user/job", memory__max="max", memory__current=0, memory__stat="inactive_file 0")
     assert memory.available_bytes(root) == 200 * MIB
@@ -137,13 +167,13 @@ def test_the_strictest_group_counts(tmp_path: Path) -> None:
 
 
 def test_a_container_sees_its_own_limit_at_the_top(tmp_path: Path) -> None:
-    root = belongs(tmp_path, "0::/docker/abc")
+    root = belongs(meminfo(tmp_path, 2**40), "0::/docker/abc")
     group(root, "", memory__max=64 * MIB, memory__current=4 * MIB, memory__stat="anon 1\ninactive_file 0")
     assert memory.available_bytes(root) == 60 * MIB
 
 
 def test_groups_of_version_1(tmp_path: Path) -> None:
-    root = belongs(tmp_path, "5:cpu:/x\n4:memory:/job")
+    root = belongs(meminfo(tmp_path, 2**40), "5:cpu:/x\n4:memory:/job")
     stat = f"inactive_file 7\ntotal_inactive_file {MIB}"
     group(root, "memory/job", memory__limit_in_bytes=50 * MIB, memory__usage_in_bytes=10 * MIB, memory__stat=stat)
     group(root, "memory", memory__limit_in_bytes=2**63 - 4096, memory__usage_in_bytes=9, memory__stat=stat)
