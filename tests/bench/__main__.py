@@ -202,7 +202,8 @@ def hooks(bench: Bench) -> Iterator[Row]:
 
 def jobs(bench: Bench) -> Iterator[Row]:
     """Lesson 8 with 24 prompts, in this process with all BLAS threads against --jobs 2 with one thread each."""
-    script, options = ROOT / "lessons" / "deeper" / "07_activation_patching.py", ["--model", str(bench.folder), "--prompts", "24"]
+    script = ROOT / "lessons" / "deeper" / "07_activation_patching.py"
+    options = ["--model", str(bench.folder), "--prompts", "24"]
     one, two = run_script(script, *options), run_script(script, *options, "--jobs", "2")
     yield Row("whole process: lesson 8, 24 prompts, --jobs 2", "tinymi, one process", one.seconds, two.seconds)
 
