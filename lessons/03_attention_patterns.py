@@ -28,7 +28,7 @@ names = np.array([f"{layer}.{head}" for layer in range(n_layers) for head in ran
 again = model.to_tokens(f" {options.prompt}", add_special_tokens=False)[:, :-1]
 if not 2 <= again.shape[1] < 100:
     raise InputError(f"--prompt: {again.shape[1] + 1} tokens, but a text to be copied here has 3 to 100")
-tokens = np.hstack([model.to_tokens(options.prompt), again])
+tokens = np.hstack([model.to_tokens(f" {options.prompt}"), again])
 
 # %% [markdown]
 # ## 1. A head that knows what came next last time
@@ -50,8 +50,8 @@ picture = lesson.attention(model.to_str_tokens(tokens[0]), dict(enumerate(patter
 # %% [markdown]
 # ## 2. All heads, by kind
 #
-# Five kinds of keys: the *first* position (the *attention sink* of lesson 00), the query's own (*self*), the one before
-# (*prev*), an earlier *copy* of the query's token, and the one after such a copy (*next*: induction).
+# Five kinds of keys: the *first* position (the *attention sink*, read for its place and not for its word), the query's
+# own (*self*), the one before (*prev*), an earlier *copy* of its token, and the one after such a copy (*next*).
 
 # %%
 kinds = {"first": key == 0, "self": key == query, "prev": (key == query - 1) & (key > 0)}
@@ -102,7 +102,7 @@ lesson.bars(labels, values, f"attention of {reader}.{head}, last position, to th
 # %% [markdown]
 # One head looks at the token before and writes down what it saw, and the induction head finds this note: *composition
 # through keys*. Other *prev* heads look as hard and matter little here: a pattern does not show who needs it. And heads
-# that share one key head (lesson 02) read the same notes: count them as one witness.
+# that share one key head read the same notes: count them as one witness.
 #
 # ## 4. Does the model need the two?
 #
@@ -113,7 +113,7 @@ lesson.bars(labels, values, f"attention of {reader}.{head}, last position, to th
 # %%
 twice = np.tile(np.random.default_rng(0).choice(model.config.d_vocab, 40, replace=False), 2)
 cuts = {"nobody": order[:0], "the reader": np.array([reader * n_heads + head])}
-cuts |= {"all readers": np.flatnonzero(shares["next"] > 0.5), "the writer": order[:1]}
+cuts |= {"four readers": np.argsort(-shares["next"])[:4], "the writer": order[:1]}
 loud = np.ones((n_layers, n_heads, 1), dtype=np.float32)  # 0 for a silent head
 hooks = [(lambda name: name.endswith("hook_z"), lambda z, hook: z * loud[hook.layer])]
 loss = []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 LESSON, DEEPER = "03_attention_patterns", "deeper/03_attention_patterns"
-TEXT = "Alice Cooper met Peter Smith Alice Cooper met Peter"
+TEXT = " Alice Cooper met Peter Smith Alice Cooper met Peter"
 
 
 def item(lesson: dict[str, Any], kind: str, number: int = 0) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def test_patterns_and_kinds(lesson: dict[str, Any], default_model_folder: Path, 
         "first": [(query, 0) for query in range(1, 9)],
         "self": [(query, query) for query in range(1, 9)],
         "prev": [(query, query - 1) for query in range(2, 9)],
-        "copy": [(query, query - 5) for query in range(6, 9)],  # the second Alice has a space before it
-        "next": [(query, query - 4) for query in range(6, 9)],
+        "copy": [(query, query - 5) for query in range(6, 9)],  # the first copy is at position 0, which is "first"
+        "next": [(query, query - 4) for query in range(5, 9)],
     }
     for kind, n_main, best in item(lesson, "table")["rows"]:
         share = np.mean([patterns[:, :, query, key] for query, key in places[kind]], axis=0)
@@ -82,7 +82,7 @@ def test_the_note_in_the_keys(lesson: dict[str, Any], default_model_folder: Path
         swapped = layers[17].input_layernorm(resid - write)
         handle.remove()
         layers[17].self_attn.k_proj.register_forward_pre_hook(lambda module, args: (swapped,))
-        attention = reference(tokens, output_attentions=True).attentions[17][0, 4, -1, 4]
+        attention = reference(tokens, output_attentions=True).attentions[17][0, 5, -1, 4]
     bars = item(lesson, "bars")
     assert bars["labels"][:2] == ["with all heads", "without 16.0"]
     before, without, *others = bars["series"][""]
