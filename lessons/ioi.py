@@ -61,7 +61,7 @@ class Task:
 def make_task(model: Model, template: str, n_pairs: int = 2, seed: int = 0) -> Task:
     """Two prompts for each of n_pairs pairs of names, which this model's tokenizer must write as one token each."""
     rng = np.random.default_rng(seed)
-    pairs = [rng.choice(NAMES, 2, replace=False) for _ in range(n_pairs)]
+    pairs = rng.permutation(NAMES)[: 2 * n_pairs].reshape(n_pairs, 2)  # no name in two pairs
     orders = [(io, s, io, s) for io, s in pairs] + [(s, io, io, s) for io, s in pairs]  # first, second, IO, S
     prompts = [template.format(a=first, b=second, s=s) for first, second, _, s in orders]
     io = [str(case[2]) for case in orders]

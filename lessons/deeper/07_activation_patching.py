@@ -256,9 +256,10 @@ needed = np.stack([lost(i, average["z", i][:, -1].mean(axis=0)) for i in lesson.
 top = [divmod(int(i), n_heads) for i in np.argsort(-abs(needed.mean(axis=-1)), axis=None)[:5]]
 columns = {"head": [f"{a}.{b}" for a, b in top], "lost": [needed[at].mean() for at in top]}
 lesson.table(columns, caption="what is lost of the answer's lead over the other capitals, held out", format=".2f")
-control = f"any other head: {np.delete(needed.mean(axis=-1), layer * n_heads + head).max():.2f} at most"
-text = f"The head is needed: without what {name} says of the country, more than half of the answer's lead is lost."
-lesson.finding(text, stats.mean(needed[layer, head]), 0.5, control=control)
+other = float(np.delete(needed.mean(axis=-1), layer * n_heads + head).max())
+control = f"the other head that is needed most: {other:.2f}"
+text = f"{name} is needed: without what it says of the country, more of the lead is lost than without any other head."
+lesson.finding(text, stats.mean(needed[layer, head]), other, control=control)
 
 # %% [markdown]
 # ## 6. Questions of other forms

@@ -199,7 +199,7 @@ def test_the_head_is_needed(deeper: dict[str, Any], patcher: Patcher, default_mo
 
 
 def test_findings(deeper: dict[str, Any]) -> None:
-    assert [finding["established"] for finding in deeper["findings"]] == [True] * 7
+    assert [finding["established"] for finding in deeper["findings"]] == [True] * 6
     assert len(deeper["pairs"]) >= 8
     assert len({prompt for pair in deeper["pairs"] for prompt in pair}) == 2 * len(deeper["pairs"])
     assert len(deeper["forms"]) >= 8

@@ -128,7 +128,9 @@ def test_the_command_makes_a_site(tiny_folder: Path, tmp_path: Path) -> None:
     done = run("site", str(tmp_path / "site"), "--model", str(tiny_folder), "--only", "7")
     assert done.stderr == ""
     assert re.search(r"^1 of \d: 07_activation_patching$", done.stdout, re.MULTILINE)
-    ended_well = "07_activation_patching: done\n" in done.stdout
-    assert done.returncode == (0 if ended_well else 1)
-    assert ended_well == (tmp_path / "site" / "07_activation_patching.html").exists()
+    assert "07_activation_patching: ' Paris': is 6 tokens, not one" in done.stdout
+    assert "deeper_07_activation_patching: done" in done.stdout
+    assert done.returncode == 1
+    assert not (tmp_path / "site" / "07_activation_patching.html").exists()
+    assert (tmp_path / "site" / "deeper_07_activation_patching.html").exists()
     assert (tmp_path / "site" / "index.html").exists()
