@@ -53,6 +53,28 @@ def test_the_version() -> None:
     assert output("--version") == f"tinymi {tinymi.__version__}\n"
 
 
+def test_a_lesson_on_several_models(tiny_folder: Path, small_folder: Path) -> None:
+    """Each as the lesson alone says it; a model that a lesson refuses is named, and the status is 1."""
+    done = run("compare", "6", str(small_folder), "default", str(tiny_folder))
+    text = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"{small_folder} ...", "default ...", f"{tiny_folder} ..."]
+    for model in ([], ["--model", str(small_folder)]):
+        (answer,) = re.findall(r"\nAnswer: (.*?)\n\n", output("run", "6", *model), flags=re.DOTALL)
+        assert " ".join(answer.split()) in text
+    assert re.search(r"default 30 9 576 (\d) of \1", text)
+    assert f"{tiny_folder}: ' Paris': is 6 tokens, not one" in text
+
+
+def test_findings_side_by_side(small_folder: Path) -> None:
+    """The same model twice: the same evidence twice, under the claim."""
+    done = run("compare", "7", "--deeper", str(small_folder), f"{small_folder}/", COLUMNS="200")
+    assert done.returncode == 0
+    rows = re.findall(rf"^{small_folder}/? +(yes|no) +(.*)$", done.stdout, re.MULTILINE)
+    assert len(rows) >= 8
+    assert rows[::2] == rows[1::2]
+
+
 def test_nothing_is_wider_than_80_columns() -> None:
     texts = [
         output(),

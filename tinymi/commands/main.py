@@ -24,6 +24,7 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi doctor             versions and settings to include in a bug report
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
+  tinymi compare 4 default MODEL  a lesson on several models, side by side
 """
 
 
@@ -58,6 +59,10 @@ def parser() -> ArgumentParser:
     site.add_argument("out", metavar="OUT", help="the folder for the pages; created if it does not exist")
     site.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
     site.add_argument("--only", metavar="LESSONS", help="some lessons, such as 0,3,6")
+    several = by_name["compare"]
+    several.add_argument("lesson", help="its number, its name or a part of it")
+    several.add_argument("models", metavar="MODEL", nargs="+", help="folder, hub id, .gguf file, or default")
+    several.add_argument("--deeper", action="store_true", help="compare its deeper file")
     exercise = by_name["answer"]
     exercise.add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
     exercise.add_argument("value", metavar="VALUE", nargs=REMAINDER, help="your answer: a number or a few words")
@@ -101,17 +106,22 @@ def list_lessons(options: Namespace | None = None) -> int:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a lesson as a script, or its deeper file. arguments: its name and its options."""
-    from tinymi.teaching.catalogue import find
-
     name, *options = [word for word in arguments if word != "--deeper"]
-    lesson = find(name)
-    path = lesson.deeper if "--deeper" in arguments else lesson.path
-    if path is None:
-        raise InputError(f"lesson {lesson.path.stem}: has no deeper file; run it without --deeper")
+    path = lesson_file(name, "--deeper" in arguments)
     sys.argv = [str(path), *options]
     sys.path.insert(0, str(path.parent))
     runpy.run_path(str(path), run_name="__main__")
     return 0
+
+
+def lesson_file(name: str, deeper: bool) -> Path:
+    from tinymi.teaching.catalogue import find
+
+    lesson = find(name)
+    path = lesson.deeper if deeper else lesson.path
+    if path is None:
+        raise InputError(f"lesson {lesson.path.stem}: has no deeper file; run it without --deeper")
+    return path
 
 
 def points(options: Namespace) -> int:
@@ -171,11 +181,18 @@ def answer(options: Namespace) -> int:
     return answer(options.exercise, " ".join(options.value))
 
 
+def compare(options: Namespace) -> int:
+    from tinymi.commands.compare import compare
+
+    return compare(lesson_file(options.lesson, options.deeper), options.models)
+
+
 COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "run": (list_lessons, "run a lesson; without one, list the lessons"),
     "points": (points, "list the hook points in the order of execution"),
     "glossary": (glossary, "list the field's words, or explain one"),
     "answer": (answer, "check your answer to an exercise; without one, print the exercise"),
     "doctor": (doctor, "print the versions and settings to include in a bug report"),
+    "compare": (compare, "run a lesson on several models and print their answers side by side"),
     "site": (site, "run all lessons and write them as pages with an index"),
 }
