@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tinymi
 from tests.running import ROOT, run_lesson
+from tinymi.teaching.catalogue import all_lessons
 
 import pytest
 
@@ -39,3 +40,9 @@ def test_its_two_commands_are_those_of_the_gate() -> None:
     commands = re.findall(r"^    (python3 -m venv .*)$", README, flags=re.MULTILINE)
     assert len(commands) == 2
     assert commands[1].endswith("-m pytest")
+
+
+def test_the_path_names_every_lesson_with_its_minutes() -> None:
+    path = (ROOT / "lessons" / "README.md").read_text("utf-8")
+    named = re.findall(r"^\*\*(\d\d) \[.*?\]\((.*?)\)\*\*: (\d+ minutes), needs", path, flags=re.MULTILINE)
+    assert named == [(lesson.number, lesson.path.name, lesson.times[0]) for lesson in all_lessons()]
