@@ -13,16 +13,16 @@ from typing import Any
 
 TRIM_THRESHOLD = 256 * 2**20  # bytes of freed memory at the heap's end that stay with the process
 MMAP_THRESHOLD = 32 * 2**20  # larger arrays, such as many prompts' logits, get pages of their own and give them back
+SET_BY_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 def keep_freed_memory(environ: Mapping[str, str] = os.environ, libc: Any = None) -> bool:
     """Tell glibc's malloc to keep freed memory. Returns whether it does so now.
 
-    What the user has set in MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES stays.
+    What the user has set stays (SET_BY_USER).
     """
-    set_by_user = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & environ.keys()
-    if set_by_user or sys.platform != "linux":
+    if environ.keys() & set(SET_BY_USER) or sys.platform != "linux":
         return False
     mallopt = getattr(libc or ctypes.CDLL(None), "mallopt", None)  # musl, for one, has none
     return bool(mallopt and mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD) and mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD))
