@@ -26,6 +26,7 @@ class Config:
     mlp_bias: bool = False  # so have the MLP's three matrices: some LLaMA
     qk_norm: bool = False  # Qwen3: RMSNorm on each head's queries and keys
     tied_embeddings: bool = False  # the unembedding is the embedding, transposed
+    end_tokens: tuple[int, ...] = ()  # ids that end a text: generation stops after one
     n_ctx_reason: str = ""  # what begins beyond n_ctx and is not implemented, where the model was made for more
 
     @property

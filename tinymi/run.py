@@ -1,10 +1,11 @@
 """Model: the runs of a forward pass, whole or in part, and the checks of what they are given."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tinymi.arrays import Array, Tokens, as_array, is_int
 from tinymi.backward import FREEZABLE, READ, Backward, backward
+from tinymi.chat import Messages
 from tinymi.config import Config
 from tinymi.errors import InputError
 from tinymi.generation import KeyValueCache, check_agreement, check_settings, sample_token
@@ -160,14 +161,42 @@ class Model:
         seed: int = 0,
         fwd_hooks: HookPairs = (),
         use_past_kv_cache: bool = True,
+        stop_at_end: bool = True,
     ) -> Tokens:
-        """Continue token ids [batch, pos]: the ids of prompt and continuation, [batch, pos + max_new_tokens].
+        """Continue token ids [batch, pos], or a text: the ids of prompt and continuation, [batch, pos + new].
 
         temperature: 0 takes the likeliest token each time; above 0 it samples (top_k: among the likeliest k; seed).
         fwd_hooks: act in every step, see run_with_hooks.
         use_past_kv_cache: keep keys and values, so that a step computes one position; hooks then see only that one.
             Where hooks make this differ from full runs (compared at the second and the last step) it is a HookError.
+        stop_at_end: stop when every row has said one of config.end_tokens; a row that has says it until then.
         """
+        ids = self._checked_tokens(tokens)
+        steps = self.stream(
+            ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            fwd_hooks=fwd_hooks,
+            use_past_kv_cache=use_past_kv_cache,
+            stop_at_end=stop_at_end,
+        )
+        return np.hstack([ids, *(new[:, None] for new in steps)])
+
+    def stream(
+        self,
+        tokens: npt.ArrayLike,
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        fwd_hooks: HookPairs = (),
+        use_past_kv_cache: bool = True,
+        stop_at_end: bool = True,
+    ) -> Iterator[Tokens]:
+        """What `generate` adds, step by step: each new token's ids [batch] as soon as they are known."""
         check_settings(max_new_tokens, temperature, top_k, seed, self.config.d_vocab)
         ids, hooks, rng = self._checked_tokens(tokens), list(fwd_hooks), np.random.default_rng(seed)
         n_prompt, n_total = ids.shape[1], ids.shape[1] + max_new_tokens
@@ -177,14 +206,20 @@ class Model:
                 "ask for fewer"
             )
         past = KeyValueCache(len(ids), n_total, self.config, self.weights.dtype) if use_past_kv_cache else None
-        last = self._part(None, None, -1)
+        last, ends = self._part(None, None, -1), self.config.end_tokens if stop_at_end else ()
+        ended = np.zeros(len(ids), dtype=bool)
         for n_pos in range(n_prompt, n_total):
             n_past = past.n_positions(last.layers) if past else 0
             logits = self._run(ids[:, n_past:], last, hooks, past)[:, 0]  # [batch, d_vocab]
-            if past and hooks and n_pos in (n_prompt + 1, n_total - 1):
+            new = np.where(ended, ids[:, -1], sample_token(logits, temperature, top_k, rng))
+            ended |= np.isin(new, ends)
+            is_last = n_pos == n_total - 1 or bool(ended.all())
+            if past and hooks and (n_pos == n_prompt + 1 or is_last):
                 check_agreement(logits, self._run(ids, last, hooks)[:, 0], n_pos - 1)
-            ids = np.hstack([ids, sample_token(logits, temperature, top_k, rng)[:, None]])
-        return ids
+            ids = np.hstack([ids, new[:, None]])
+            yield new
+            if is_last:
+                return
 
     def _run(
         self, tokens: npt.ArrayLike, part: Part, fwd_hooks: HookPairs = (), past: KeyValueCache | None = None
@@ -328,8 +363,16 @@ class Model:
             )
         return self._tokenizer
 
-    def to_tokens(self, text: str | Sequence[str], *, add_special_tokens: bool = True) -> Tokens:
-        """Token ids [batch, pos] of a prompt, or of several of equal length; see Tokenizer.to_tokens."""
+    def to_tokens(
+        self, text: str | Sequence[str] = (), *, messages: Messages | None = None, add_special_tokens: bool = True
+    ) -> Tokens:
+        """Token ids [batch, pos] of a prompt, or of several of equal length; see Tokenizer.to_tokens.
+
+        messages: instead of a text, a conversation such as [{"role": "user", "content": "Hello"}], which the model's
+            chat template writes, up to where the assistant's answer begins.
+        """
+        if messages is not None:
+            return self.tokenizer.chat_tokens(messages, self.config)
         return self.tokenizer.to_tokens(text, config=self.config, add_special_tokens=add_special_tokens)
 
     def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:

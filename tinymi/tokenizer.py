@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from tinymi.arrays import Tokens, as_array
+from tinymi.chat import ChatTemplate, Messages
 from tinymi.config import Config
 from tinymi.errors import InputError, TokenizerError
 
@@ -33,8 +34,9 @@ class Tokenizer:
     model of DeepSeek gets no first token; here, in transformers 4 and in llama.cpp it does.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, chat_template: ChatTemplate | None = None) -> None:
         self._backend = backend
+        self.chat_template = chat_template
 
     def __repr__(self) -> str:
         return f"Tokenizer({self._size:,} tokens)"
@@ -65,6 +67,17 @@ class Tokenizer:
                 "lengths: choose prompts of one length, or run them one by one"
             )
         return np.array(rows, dtype=np.int64)
+
+    def chat_tokens(self, messages: Messages, config: Config) -> Tokens:
+        """The ids [1, pos] of a conversation, up to where the assistant's next answer begins.
+
+        The template writes the special tokens, so none are added. Raises InputError without a chat template.
+        """
+        if self.chat_template is None:
+            raise InputError(
+                "messages: this model has no chat template, so it was hardly trained on conversations; give a text"
+            )
+        return self.to_tokens(self.chat_template.render(messages), config=config, add_special_tokens=False)
 
     def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:
         """The text of each token of a prompt, or of each of the ids [pos].

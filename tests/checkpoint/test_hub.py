@@ -217,10 +217,9 @@ def test_a_good_repository_is_fetched_once_and_only_what_is_needed(
     done = ask(server.url, tmp_path, "owner/model")
     folder = folder_of(done)
     assert re.fullmatch(r"tinymi: downloading owner/model from the hub, 0\.\d MB, to .*/hub\n", done.stderr)
-    wanted = files.keys() - {"generation_config.json"}
-    assert {file.name for file in folder.iterdir()} == wanted
-    assert all((folder / name).read_bytes() == files[name] for name in wanted)
-    assert len(wanted) == 4 if kind == "single" else len(wanted) > 6
+    assert {file.name for file in folder.iterdir()} == files.keys()
+    assert all((folder / name).read_bytes() == files[name] for name in files)
+    assert len(files) == 5 if kind == "single" else len(files) > 7
     repo.served.clear()
     again = ask(server.url, tmp_path, "owner/model")
     assert folder_of(again) == folder

@@ -1,5 +1,6 @@
 """generate: equal to Hugging Face's, with and without the cache, and honest about hooks."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,41 @@ def test_the_default_model_goes_on_as_in_hugging_face(default_model: tinymi.Mode
         torch.tensor(tokens), max_new_tokens=12, min_new_tokens=12, do_sample=False
     )
     assert default_model.generate(tokens, 12).tolist() == reference.tolist()
+
+
+def test_it_stops_at_the_end_of_text_as_hugging_face_does(tmp_path: Path) -> None:
+    """Two rows: the first says one of the ends early, the second another one later, or none."""
+    folder, prompt = save_variant(tmp_path, "qwen3-free-head"), np.random.default_rng(1).integers(0, 256, (2, 7))
+    model = tinymi.load(folder)
+    free = model.generate(prompt, 20, stop_at_end=False)
+    for ends in ([int(free[0, 9])], [int(free[0, 9]), int(free[1, 12])]):
+        config = {"eos_token_id": ends}
+        (folder / "generation_config.json").write_text(json.dumps(config), "utf-8")
+        model = tinymi.load(folder)
+        assert list(model.config.end_tokens) == ends
+        reference = hugging_face(folder).generate(
+            torch.tensor(prompt), max_new_tokens=20, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+        )
+        written, expected = model.generate(prompt, 20), np.array(reference.tolist())
+        assert written.shape == expected.shape
+        ended = np.cumsum(np.isin(written[:, 7:], ends), axis=1) > 0
+        said = np.hstack([np.ones((2, 8), dtype=bool), ~ended[:, :-1]])  # the prompt, and up to the first end
+        assert (written[said] == expected[said]).all()
+        assert set(written[~said]) <= set(ends)
+        assert written.tolist() == model.generate(prompt, 20, use_past_kv_cache=False).tolist()
+
+
+def test_a_stream_gives_each_token_when_it_is_known(tiny: tinymi.Model) -> None:
+    runs: list[str] = []
+    hooks = [("ln_final.hook_scale", lambda value, hook: runs.append(hook.name))]
+    tokens = tiny.to_tokens("abc")
+    steps = tiny.stream(tokens, 6, fwd_hooks=hooks, use_past_kv_cache=False)
+    assert runs == []
+    first = next(steps)
+    assert len(runs) == 1
+    rest = list(steps)
+    assert len(runs) == 6
+    assert np.hstack([tokens[0], first, *rest]).tolist() == tiny.generate(tokens, 6)[0].tolist()
 
 
 def test_a_hook_that_treats_positions_alike_may_use_the_cache(tiny: tinymi.Model) -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ _READ = {
     *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps"),
     *("rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings", "tie_word_embeddings"),
     *("attention_bias", "mlp_bias", "layer_types", "use_sliding_window", "sliding_window", "max_window_layers"),
-    "dual_chunk_attention_config",
+    *("dual_chunk_attention_config", "eos_token_id"),
 }
 # Training, text generation, bookkeeping: common, and without effect on the logits of a forward pass.
 _NO_EFFECT = {
-    *("attention_dropout", "initializer_range", "use_cache", "pretraining_tp", "bos_token_id", "eos_token_id"),
+    *("attention_dropout", "initializer_range", "use_cache", "pretraining_tp", "bos_token_id"),
     *("pad_token_id", "unk_token_id", "sep_token_id", "cls_token_id", "decoder_start_token_id", "auto_map"),
     *("torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"),
     *("_attn_implementation", "attn_implementation", "_attn_implementation_autoset", "return_dict"),
@@ -79,6 +80,10 @@ def read_config(folder: Path, ignore: Iterable[str] = ()) -> Config:
             f"{path}: cannot be read: {error}; a checkpoint folder needs its config.json, one JSON object in "
             "UTF-8: download the file again or name another folder"
         ) from None
+    for_generation = folder / "generation_config.json"
+    with suppress(OSError, ValueError):  # without it, or where it is broken, config.json says where a text ends
+        ends = read_object(for_generation).get("eos_token_id")
+        raw = raw if ends is None else {**raw, "eos_token_id": ends}
     return config_from_dict({name: value for name, value in raw.items() if name not in set(ignore)})
 
 
@@ -109,6 +114,7 @@ def config_from_dict(raw: Mapping[str, Any]) -> Config:
         mlp_bias=_flag(raw, "mlp_bias"),
         qk_norm=architecture == "Qwen3ForCausalLM",
         tied_embeddings=_flag(raw, "tie_word_embeddings"),
+        end_tokens=tuple(token for token in _items(raw.get("eos_token_id")) if _is_token(token, raw)),
         n_ctx_reason=n_ctx_reason,
     )
     _check_sizes(config, head_dim_given=raw.get("head_dim") is not None)
@@ -156,6 +162,11 @@ def _slides(raw: Mapping[str, Any], architecture: str) -> bool:
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _is_token(token: Any, raw: Mapping[str, Any]) -> bool:
+    """Whether the model can say it: some files name ids that it cannot, such as -1."""
+    return isinstance(token, int) and not isinstance(token, bool) and 0 <= token < raw["vocab_size"]
 
 
 def _warn_of_unknown(raw: Mapping[str, Any], rope: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import tqdm
 
 _SINGLE = "model.safetensors"
-_TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
+_FOR_TEXT = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
 
 
@@ -55,7 +55,7 @@ def _fetch(repo: str, revision: str | None) -> Path:
     if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
         raise SourceError(f"the hub gave {info.sha!r} as the commit of {repo}: 40 hex digits would be valid")
     sizes = {file.rfilename: file.size for file in info.siblings or []}
-    names = ["config.json", *sorted(_TOKENIZER & sizes.keys()), *_weight_files(repo, revision, set(sizes))]
+    names = ["config.json", *sorted(_FOR_TEXT & sizes.keys()), *_weight_files(repo, revision, set(sizes))]
     for name in names:
         if name not in sizes:
             raise SourceError(f"{repo} on the hub has no {name}, which tinymi needs: use another model or revision")

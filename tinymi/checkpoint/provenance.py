@@ -60,7 +60,7 @@ def _main_type(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
 
 
 def _chats(source: str, folder: Path) -> bool:
-    """Whether the folder has a chat template or, as the hub's templates are not fetched, the name says it."""
+    """Whether the folder has a chat template, or the name says that there should be one."""
     if (folder / "chat_template.jinja").is_file() or _CHAT_NAMES.search(PurePath(source).name):
         return True
     try:

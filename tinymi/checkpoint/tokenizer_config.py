@@ -1,4 +1,4 @@
-"""tokenizer_config.json: tokens that tokenizer.json has not, and which tokens begin and end a text.
+"""tokenizer_config.json: tokens that tokenizer.json has not, which tokens begin and end a text, the chat template.
 
 `add_bos_token` and `add_eos_token` decide where the file states them, as in llama.cpp. transformers 4 heeds them in
 LLaMA's tokenizer classes only, transformers 5 not at all: there, tokenizer.json alone decides. The models of DeepSeek,
@@ -9,7 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tinymi.checkpoint.json_object import read_object
+from tinymi.chat import ChatTemplate
+from tinymi.checkpoint.json_object import read_bytes, read_object
 from tinymi.tokenizer import attempt
 
 from tokenizers import AddedToken, Tokenizer, processors
@@ -21,6 +22,23 @@ def apply(path: Path, backend: Tokenizer) -> None:
         raw = read_object(path)
         _add_tokens(raw, backend)
         _set_ends(raw, backend)
+
+
+def chat_template(folder: Path) -> ChatTemplate | None:
+    """What the folder has: chat_template.jinja, or the template in tokenizer_config.json. Raises ValueError."""
+    path, own = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+    raw = read_object(path) if path.exists() else {}
+    source = read_bytes(own).decode("utf-8") if own.exists() else raw.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = next((entry.get("template") for entry in source if entry.get("name") == "default"), None)
+    if not isinstance(source, str):
+        return None
+    tokens = {name: _content(raw[name]) for name in raw if name.endswith("_token")}
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if isinstance(token, str)})
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def surround(backend: Tokenizer, before: list[str], after: list[str]) -> None:
@@ -60,8 +78,7 @@ def _set_ends(raw: dict[str, Any], backend: Tokenizer) -> None:
 
 def _end(raw: dict[str, Any], backend: Tokenizer, name: str, tokens: list[str]) -> list[str]:
     """The tokens at one end: `tokens`, with or without the one that the file is about."""
-    add, token = raw.get(f"add_{name}_token"), raw.get(f"{name}_token")
-    token = token.get("content") if isinstance(token, dict) else token
+    add, token = raw.get(f"add_{name}_token"), _content(raw.get(f"{name}_token"))
     if not add:
         return tokens if add is None else [other for other in tokens if other != token]
     if not isinstance(token, str) or backend.token_to_id(token) is None:

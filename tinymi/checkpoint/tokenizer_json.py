@@ -38,6 +38,7 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
         backend = read_backend(path)
         path = folder / "tokenizer_config.json"
         tokenizer_config.apply(path, backend)
+        template = tokenizer_config.chat_template(folder)
         around = attempt(lambda: backend.encode("").ids)  # what comes around every text need not be a token
     except ValueError as error:
         raise TokenizerError(f"{path}: cannot be read ({error}); take the file that belongs to the model") from None
@@ -47,7 +48,7 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
             f"{folder / 'tokenizer.json'}: has ids up to {highest}, but the model's vocabulary ends at {d_vocab - 1}; "
             "it belongs to another model: take the model's own"
         )
-    return Tokenizer(backend)
+    return Tokenizer(backend, template)
 
 
 def read_backend(path: Path) -> tokenizers.Tokenizer:
