@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from tinymi.arrays import Array
 from tinymi.config import Config
 from tinymi.hooks import ActivationCache, HookPoint, get_act_name
-from tinymi.model import Where, locate, split_heads
+from tinymi.model import Where, split_heads
 from tinymi.ops import linear_back, rms_back, rms_norm_back, rope_back, silu, silu_back, softmax, softmax_back
 from tinymi.weights import AnyWeights, BlockWeights
 
@@ -59,6 +59,7 @@ class Backward:
     share of a metric is what it wrote times the derivative there (Ameisen et al. 2025, Circuit Tracing).
     """
 
+    where: Where
     values: ActivationCache
     wanted: Mapping[str, HookPoint]
     freeze: Collection[str]
@@ -147,9 +148,8 @@ def unembed_back(d_logits: Array, resid: Array, weights: AnyWeights, config: Con
 
 def layers_back(d_resid: Array, layers: range, weights: AnyWeights, config: Config, back: Backward) -> Array:
     """Back through some or all blocks, the last one first."""
-    where = locate(0, d_resid.shape[1], config, weights.dtype)
     for layer in reversed(layers):
-        d_resid = block_back(d_resid, weights.blocks[layer], config.rms_eps, where, back.at(layer))
+        d_resid = block_back(d_resid, weights.blocks[layer], config.rms_eps, back.where, back.at(layer))
     return d_resid
 
 

@@ -44,6 +44,7 @@ class KeyValueCache:
     def __init__(self, batch: int, n_ctx: int, config: Config, dtype: npt.DTypeLike = np.float32) -> None:
         self.batch = batch
         self.n_ctx = n_ctx
+        self.n_padding: Tokens = np.zeros(1, np.int64)  # [batch], or [1] for all; see tinymi.tokenizer.PADDING
         self._layers = [LayerKeyValues(batch, n_ctx, config, dtype) for _ in range(config.n_layers)]
 
     def __repr__(self) -> str:
@@ -67,6 +68,8 @@ class KeyValueCache:
         """A copy with each prompt `times` times in a row: several endings for each beginning."""
         new = copy.copy(self)
         new.batch = self.batch * times
+        if len(self.n_padding) > 1:
+            new.n_padding = self.n_padding.repeat(times)
         new._layers = [layer.repeat(times) for layer in self._layers]
         return new
 

@@ -24,7 +24,8 @@ class Where(NamedTuple):
 
     cos: Array  # [batch, pos, 1, d_head / 2], of RoPE's angles
     sin: Array  # [batch, pos, 1, d_head / 2]
-    mask: Array  # [batch, 1, query_pos, key_pos]: 0, or -inf for keys in the future
+    mask: Array  # [batch, 1, query_pos, key_pos]: 0, or -inf for keys in the future and for padding
+    past: KeyValueCache | None = None  # with the positions before these
 
 
 def norm(x: Array, weight: Array, eps: float, name: str, tap: Tap) -> Array:
@@ -95,23 +96,19 @@ def embed(tokens: Tokens, weights: AnyWeights, tap: Tap) -> Array:
     return tap("embed", rows.reshape(*tokens.shape, -1))  # [batch, pos, d_model]
 
 
-def locate(n_past: int, n_new: int, config: Config, dtype: npt.DTypeLike) -> Where:
-    """Where new tokens stand that come after `n_past` others."""
-    positions = np.arange(n_past, n_past + n_new)[None]  # [1, pos]
+def locate(n_padding: Tokens, n_past: int, n_new: int, config: Config, dtype: npt.DTypeLike) -> Where:
+    """Where new tokens stand that come after `n_past` others. The first `n_padding` [batch] of all are no tokens."""
+    positions = np.arange(n_past, n_past + n_new) - n_padding[:, None]  # [batch, pos]
     cos, sin = rope_angles(config, positions, dtype)
-    mask = causal_mask(n_past, n_new, dtype)  # [query_pos, key_pos]
-    return Where(cos, sin, mask[None, None])
+    mask = causal_mask(n_padding, n_past, n_new, dtype)  # [batch, query_pos, key_pos]
+    return Where(cos, sin, mask[:, None])
 
 
-def run_layers(
-    resid: Array, layers: range, weights: AnyWeights, config: Config, hooks: Hooks, past: KeyValueCache | None
-) -> Array:
+def run_layers(resid: Array, layers: range, where: Where, weights: AnyWeights, config: Config, hooks: Hooks) -> Array:
     """The residual stream through some or all blocks, one after the other."""
-    n_past = past.n_positions(layers) if past else 0
-    where = locate(n_past, resid.shape[1], config, weights.dtype)
     for layer in layers:
-        layer_past = past.at(layer) if past else None
-        resid = block(resid, weights.blocks[layer], config.rms_eps, where, hooks.at(layer), layer_past)
+        past = where.past.at(layer) if where.past else None
+        resid = block(resid, weights.blocks[layer], config.rms_eps, where, hooks.at(layer), past)
     return resid
 
 
@@ -121,8 +118,8 @@ def unembed(resid: Array, weights: AnyWeights, config: Config, tap: Tap) -> Arra
     return tap("logits", linear(normed, weights.W_U))  # [batch, pos, d_vocab]
 
 
-def forward(tokens: Tokens, weights: AnyWeights, config: Config, hooks: Hooks, past: KeyValueCache | None) -> Array:
+def forward(tokens: Tokens, where: Where, weights: AnyWeights, config: Config, hooks: Hooks) -> Array:
     """The transformer: token ids [batch, pos] to logits [batch, pos, d_vocab]."""
     resid = embed(tokens, weights, hooks.at(None))
-    resid = run_layers(resid, range(config.n_layers), weights, config, hooks, past)
+    resid = run_layers(resid, range(config.n_layers), where, weights, config, hooks)
     return unembed(resid, weights, config, hooks.at(None))

@@ -46,11 +46,16 @@ def silu(x: Array) -> Array:
     return y
 
 
-def causal_mask(n_past: int, n_new: int, dtype: npt.DTypeLike = np.float32) -> Array:
-    """0 where one of the new positions may look, -inf where a key is in its future: [query_pos, key_pos]."""
+def causal_mask(n_padding: Tokens, n_past: int, n_new: int, dtype: npt.DTypeLike = np.float32) -> Array:
+    """0 where one of the new positions may look, -inf where a key is in its future or no token.
+
+    n_padding: how many positions at the start of each prompt are no tokens, [batch]. Each of them sees itself, as
+        softmax needs something to weigh. Returns [batch, query_pos, key_pos].
+    """
     keys = np.arange(n_past + n_new)
     queries = keys[n_past:, None]
-    return np.where(keys > queries, -math.inf, 0).astype(dtype)
+    padding = (keys < n_padding[:, None, None]) & (keys != queries)
+    return np.where((keys > queries) | padding, -math.inf, 0).astype(dtype)
 
 
 def rope_frequencies(config: Config) -> Array:

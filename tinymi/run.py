@@ -11,9 +11,9 @@ from tinymi.errors import InputError
 from tinymi.generation import KeyValueCache, check_agreement, check_settings, sample_token
 from tinymi.hooks import ActivationCache, Callback, Hooks, NameFilter, hook_points, read_only, select
 from tinymi.machine import memory
-from tinymi.model import embed, forward, run_layers, unembed
+from tinymi.model import Where, embed, forward, locate, run_layers, unembed
 from tinymi.ops import softmax
-from tinymi.tokenizer import Tokenizer
+from tinymi.tokenizer import PADDING, Tokenizer
 from tinymi.weights import AnyWeights
 
 import numpy as np
@@ -52,7 +52,8 @@ class Model:
     Calling it maps token ids [batch, pos] to logits [batch, pos, d_vocab]. `run_with_cache` also returns values of
     the run, `run_with_hooks` changes them. All three take the same keywords:
 
-    start_at_layer: the input is a residual stream [batch, pos, d_model] that enters this layer, not token ids.
+    start_at_layer: the input is a residual stream [batch, pos, d_model] that enters this layer, not token ids. It
+        is taken to have no padding.
     stop_at_layer: the output is the residual stream that would enter this layer, not logits; n_layers gives the
         last one. Layers count from the end when negative.
     positions: compute logits only there (an int, several, or a slice); the pos axis has as many entries.
@@ -143,8 +144,9 @@ class Model:
         wanted = {hook.name: hook for hook in select(names_filter, points)}
         read = {name: hook for name, hook in points.items() if hook.point.short in READ}
         values = ActivationCache(self.config.n_layers)
-        logits = self._run(tokens, part, [*fwd_hooks, (list(wanted | read), values.keep)])
-        back = Backward(values, wanted, freeze, ActivationCache(self.config.n_layers))
+        x = self._checked_input(tokens, part)
+        logits = self._run(x, part, [*fwd_hooks, (list(wanted | read), values.keep)])
+        back = Backward(self._where(x, part, None), values, wanted, freeze, ActivationCache(self.config.n_layers))
         d = _checked_d_logits(d_logits(logits) if callable(d_logits) else d_logits, logits)
         d_resid = backward(d, part.positions, part.layers, self.weights, self.config, back)
         if part.start is None:
@@ -227,19 +229,31 @@ class Model:
         """Check what was given, then compute."""
         points = hook_points(part.layers, embed=part.start is None, unembed=part.stop is None)
         hooks = Hooks(fwd_hooks, points)
-        x = self._checked_tokens(tokens) if part.start is None else self._checked_residual(tokens)
+        x = self._checked_input(tokens, part)
         self._check_room(x, part, past)
         self._check_memory(x, part, past)
-        out = self._compute(x, part, hooks, past)
+        out = self._compute(x, part, self._where(x, part, past), hooks)
         return read_only(out) if hooks else out  # a callback or a cache may hold the same array
 
-    def _compute(self, x: npt.NDArray[Any], part: Part, hooks: Hooks, past: KeyValueCache | None) -> Array:
+    def _where(self, x: npt.NDArray[Any], part: Part, past: KeyValueCache | None) -> Where:
+        """Where the positions of a run stand. The first run with a cache tells it of the padding."""
+        n_past = past.n_positions(part.layers) if past else 0
+        n_padding = (x < 0).sum(axis=1) if part.start is None and x.min() < 0 else np.zeros(1, np.int64)
+        if past and n_past:
+            if n_padding.any():
+                raise InputError(f"tokens: padding ({PADDING}) after the positions of past_kv_cache; it comes first")
+            n_padding = past.n_padding
+        elif past:
+            past.n_padding = n_padding
+        return locate(n_padding, n_past, x.shape[1], self.config, self.weights.dtype)._replace(past=past)
+
+    def _compute(self, x: npt.NDArray[Any], part: Part, where: Where, hooks: Hooks) -> Array:
         """`forward`, or those of its three steps that belong to the part."""
         weights, config = self.weights, self.config
         if part.start is None and part.stop is None and part.positions == slice(None):
-            return forward(x, weights, config, hooks, past)
+            return forward(x, where, weights, config, hooks)
         resid = embed(x, weights, hooks.at(None)) if part.start is None else x
-        resid = run_layers(resid, part.layers, weights, config, hooks, past)
+        resid = run_layers(resid, part.layers, where, weights, config, hooks)
         if part.stop is not None:
             return resid
         return unembed(resid[:, part.positions], weights, config, hooks.at(None))
@@ -268,6 +282,9 @@ class Model:
             )
         return layer + n_layers if layer < 0 else layer
 
+    def _checked_input(self, tokens: npt.ArrayLike, part: Part) -> npt.NDArray[Any]:
+        return self._checked_tokens(tokens) if part.start is None else self._checked_residual(tokens)
+
     def _checked_tokens(self, tokens: npt.ArrayLike) -> Tokens:
         """Token ids [batch, pos]; a text or a list of texts becomes that first."""
         if isinstance(tokens, str) or (isinstance(tokens, list | tuple) and tokens and isinstance(tokens[0], str)):
@@ -281,9 +298,11 @@ class Model:
             )
         if ids.size == 0:
             raise InputError(f"tokens: shape {list(ids.shape)} holds no token; give at least one prompt of one token")
-        if ids.min() < 0 or ids.max() >= self.config.d_vocab:
+        if ids.min() < PADDING or ids.max() >= self.config.d_vocab:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             raise InputError(f"tokens: id {wrong} is outside the vocabulary, 0 to {self.config.d_vocab - 1}")
+        if (ids[:, -1] < 0).any() or ((ids[:, 1:] < 0) & (ids[:, :-1] >= 0)).any():
+            raise InputError(f"tokens: padding ({PADDING}) after a token; padding comes before a prompt")
         return ids.astype(np.int64, copy=False)
 
     def _checked_residual(self, resid: npt.ArrayLike) -> Array:
@@ -364,16 +383,25 @@ class Model:
         return self._tokenizer
 
     def to_tokens(
-        self, text: str | Sequence[str] = (), *, messages: Messages | None = None, add_special_tokens: bool = True
+        self,
+        text: str | Sequence[str] = (),
+        *,
+        messages: Messages | None = None,
+        add_special_tokens: bool = True,
+        padding: bool = False,
     ) -> Tokens:
-        """Token ids [batch, pos] of a prompt, or of several of equal length; see Tokenizer.to_tokens.
+        """Token ids [batch, pos] of a prompt, or of several of equal length.
 
+        padding: prompts may have different lengths; -1 comes before the shorter ones. Runs and `generate` give each
+            prompt the values that it has alone, at its own positions; those in the padding mean nothing.
         messages: instead of a text, a conversation such as [{"role": "user", "content": "Hello"}], which the model's
             chat template writes, up to where the assistant's answer begins.
         """
         if messages is not None:
             return self.tokenizer.chat_tokens(messages, self.config)
-        return self.tokenizer.to_tokens(text, config=self.config, add_special_tokens=add_special_tokens)
+        return self.tokenizer.to_tokens(
+            text, config=self.config, add_special_tokens=add_special_tokens, padding=padding
+        )
 
     def to_str_tokens(self, text: str | npt.ArrayLike, *, add_special_tokens: bool = True) -> list[str]:
         """The text of each token of a prompt, or of each of the ids [pos]."""

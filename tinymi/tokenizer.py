@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tokenizers
 
 T = TypeVar("T")
+PADDING = -1  # stands before the tokens of a prompt that is shorter than others of its batch
 
 
 def attempt(call: Callable[[], T]) -> T:
@@ -42,11 +43,17 @@ class Tokenizer:
         return f"Tokenizer({self._size:,} tokens)"
 
     def to_tokens(
-        self, text: str | Sequence[str], *, config: Config | None = None, add_special_tokens: bool = True
+        self,
+        text: str | Sequence[str],
+        *,
+        config: Config | None = None,
+        add_special_tokens: bool = True,
+        padding: bool = False,
     ) -> Tokens:
-        """Token ids, int64 [batch, pos]. A list of prompts needs equal lengths, as nothing is ever padded.
+        """Token ids, int64 [batch, pos]. A list of prompts needs equal lengths, or padding=True.
 
         config: of the model that shall take them. Raises InputError.
+        padding: put PADDING before the tokens of shorter prompts.
         """
         prompts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
         if not prompts:
@@ -60,11 +67,13 @@ class Tokenizer:
                     f"prompt {_start(prompt)}: has {len(row)} tokens, but the model takes {config.limit}; shorten it"
                 )
         lengths = {len(row) for row in rows}
-        if len(lengths) > 1:
+        if padding:
+            rows = [[PADDING] * (max(lengths) - len(row)) + row for row in rows]
+        elif len(lengths) > 1:
             shown = ", ".join(f"{_start(prompt)} has {len(row)}" for prompt, row in list(zip(prompts, rows))[:5])
             raise InputError(
                 f"prompts: lengths of {min(lengths)} to {max(lengths)} tokens ({shown}); one batch needs equal "
-                "lengths: choose prompts of one length, or run them one by one"
+                "lengths: choose prompts of one length, or pass padding=True"
             )
         return np.array(rows, dtype=np.int64)
 
@@ -102,8 +111,8 @@ class Tokenizer:
         raise InputError(f"{text!r}: is {len(pieces)} tokens, not one ({shown}); choose a text that is a single token")
 
     def to_string(self, tokens: npt.ArrayLike) -> str:
-        """The text of token ids [pos], special tokens included."""
-        ids = self._ids(tokens)
+        """The text of token ids [pos], special tokens included, padding left out."""
+        ids = [token for token in self._ids(tokens) if token != PADDING]
         for token in ids:
             if not self._has(token):
                 raise InputError(f"tokens: the tokenizer has no id {token}; valid are 0 to {self._size - 1}")
@@ -131,7 +140,7 @@ class Tokenizer:
         ids = as_array(tokens, "tokens")
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise InputError(f"tokens: {ids.dtype} of shape {list(ids.shape)}, but one prompt's ids are integers [pos]")
-        if ids.size and not 0 <= ids.min() <= ids.max() < 2**31:
+        if ids.size and not PADDING <= ids.min() <= ids.max() < 2**31:
             wrong = ids.min() if ids.min() < 0 else ids.max()
             raise InputError(f"tokens: there is no id {wrong}; the tokenizer's are 0 to {self._size - 1}")
         return [int(token) for token in ids]
@@ -152,6 +161,8 @@ class Tokenizer:
         return self._backend.id_to_token(token) is not None
 
     def _piece(self, token: int) -> str:
+        if token == PADDING:
+            return "<padding>"
         if not self._has(token):
             return f"<id {token}>"
         anchor, text = self._anchor

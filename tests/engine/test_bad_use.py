@@ -63,7 +63,7 @@ NOT_FINITE = "the callback returned (nan|inf|-inf) at .*return finite numbers"
 TOKENS: list[tuple[str, Call, str]] = [
     ("rows of unequal length", run([[1, 2], [3]]), "tokens: rows of unequal length"),
     ("a row and a number", run([[1, 2], 3]), "tokens: rows of unequal length"),
-    ("an id below zero", run([[-1]]), "id -1 is outside the vocabulary, 0 to 299"),
+    ("an id below zero", run([[-2]]), "id -2 is outside the vocabulary, 0 to 299"),
     ("an id beyond the vocabulary", run([[300]]), "id 300 is outside"),
     ("an id of 63 bits", run(np.array([[2**63]], np.uint64)), "id 9223372036854775808 is outside"),
     ("an id beyond 64 bits", run([[2**70]]), "tokens: object of shape"),

@@ -67,9 +67,18 @@ def test_linear_is_a_sum_of_products() -> None:
 
 def test_causal_mask_lets_each_query_see_itself_and_what_came_before() -> None:
     inf = np.inf
-    assert causal_mask(0, 3).tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]
-    assert causal_mask(2, 2).tolist() == [[0, 0, 0, -inf], [0, 0, 0, 0]]
-    assert causal_mask(0, 1).dtype == np.float32
+    none = np.zeros(1, int)
+    assert causal_mask(none, 0, 3).tolist() == [[[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]]
+    assert causal_mask(none, 2, 2).tolist() == [[[0, 0, 0, -inf], [0, 0, 0, 0]]]
+    assert causal_mask(none, 0, 1).dtype == np.float32
+
+
+def test_padding_is_seen_by_itself_only() -> None:
+    inf = np.inf
+    first, second = causal_mask(np.array([2, 0]), 0, 3)
+    assert first.tolist() == [[0, -inf, -inf], [-inf, 0, -inf], [-inf, -inf, 0]]
+    assert second.tolist() == [[0, -inf, -inf], [0, 0, -inf], [0, 0, 0]]
+    assert causal_mask(np.array([2]), 3, 1).tolist() == [[[-inf, -inf, 0, 0]]]
 
 
 def config_of(name: str, folder: Path) -> tinymi.Config:

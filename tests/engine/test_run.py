@@ -80,7 +80,7 @@ def test_a_start_after_the_stop_is_refused(tiny: tinymi.Model) -> None:
         (np.zeros((1, 0), np.int64), "no token"),
         (np.zeros((0, 3), np.int64), "no token"),
         (np.array([[1, 300]]), "id 300 is outside the vocabulary, 0 to 299"),
-        (np.array([[-1, 3]]), "id -1 is outside the vocabulary"),
+        (np.array([[-2, 3]]), "id -2 is outside the vocabulary"),
         (np.ones((1, 129), np.int64), "129 positions, but the model takes 1 to 128"),
     ],
 )

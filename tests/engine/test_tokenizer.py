@@ -115,7 +115,7 @@ def test_a_prompt_that_is_none_is_refused(text: Any, words: str, default_model: 
 @pytest.mark.parametrize(
     ("ids", "words"),
     [
-        ([5, -1], "no id -1"),
+        ([5, -2], "no id -2"),
         ([2**40], "no id 1099511627776"),
         ([[1, 2]], r"int64 of shape \[1, 2\]"),
         ([1.0], "float64"),
