@@ -14,7 +14,7 @@ from tests.running import ROOT
 import pytest
 
 NOT_ENGINE = {"tinymi.__main__", "tinymi.sweep"}  # of the files that lie beside tinymi/model.py
-ABOVE = ("tinymi.teaching", "tinymi.commands", "tinymi.checkpoint")
+ABOVE = ("tinymi.teaching", "tinymi.commands", "tinymi.serve", "tinymi.checkpoint")
 Graph = dict[str, set[str]]  # module -> the modules that it imports
 
 

@@ -22,6 +22,7 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi points             every value of the forward pass that can be hooked
   tinymi glossary residual  a word of the field, and the lessons that show it
   tinymi doctor             versions and settings to include in a bug report
+  tinymi serve              the lessons in your browser, with your own prompts
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
   tinymi compare 4 default MODEL  a lesson on several models, side by side
@@ -59,6 +60,10 @@ def parser() -> ArgumentParser:
     site.add_argument("out", metavar="OUT", help="the folder for the pages; created if it does not exist")
     site.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
     site.add_argument("--only", metavar="LESSONS", help="some lessons, such as 0,3,6")
+    served = by_name["serve"]
+    served.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
+    served.add_argument("--port", metavar="N", type=int, default=0, help="of 127.0.0.1; without it, one that is free")
+    served.add_argument("--no-browser", action="store_true", help="print the address, and open no browser")
     several = by_name["compare"]
     several.add_argument("lesson", help="its number, its name or a part of it")
     several.add_argument("models", metavar="MODEL", nargs="+", help="folder, hub id, .gguf file, or default")
@@ -175,6 +180,14 @@ def site(options: Namespace) -> int:
     return max(one.status != 0 for one in built)
 
 
+def serve(options: Namespace) -> int:
+    from tinymi.serve.server import serve
+
+    if not 0 <= options.port <= 65535:
+        raise InputError(f"--port: {options.port}, but valid is 0 to 65535; give such a number, or none")
+    return serve(options.model, options.port, not options.no_browser)
+
+
 def answer(options: Namespace) -> int:
     from tinymi.commands.answer import answer
 
@@ -194,5 +207,6 @@ COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "answer": (answer, "check your answer to an exercise; without one, print the exercise"),
     "doctor": (doctor, "print the versions and settings to include in a bug report"),
     "compare": (compare, "run a lesson on several models and print their answers side by side"),
+    "serve": (serve, "open the lessons in your browser, with your own prompts"),
     "site": (site, "run all lessons and write them as pages with an index"),
 }

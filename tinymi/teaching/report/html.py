@@ -38,33 +38,37 @@ _PAPER, _PLUS, _MINUS, _AMOUNT = (
 
 def page(document: Document, place: Place | None = None) -> str:
     """The whole page. place: where it stands in a site."""
+    return fill("page.html", **contents(document, place))
+
+
+def contents(document: Document, place: Place | None = None) -> dict[str, Any]:
+    """What the template of a page places."""
     writer = Links(place or Place())
     intro = [(name, _intro(name, text, writer)) for name, text in document.intro]
     shown = _views(document.items, writer)
     headline = next((item for item in document.items if isinstance(item, Headline)), None)
-    return fill(
-        "page.html",
-        document=document,
-        place=writer.place,
-        intro=intro,
-        answer=None if headline is None else poster(headline, document.items),
-        sections=[(one["id"], one["item"].title) for one in shown if one["kind"] == "section"],
-        views=shown,
-        picks=picks(document.items),
-        first_pick=next((one["id"] for one in shown if one["kind"] == "step" and one["payload"]), ""),
-        checks=[item for item in document.items if isinstance(item, Check)],
-        findings=[item for item in document.items if isinstance(item, Finding)],
-        words=sorted(writer.words.items()),
-        style=style(),
-        script=_script(),
-        script_hash=base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode(),
-    )
+    return {
+        "document": document,
+        "place": writer.place,
+        "intro": intro,
+        "answer": None if headline is None else poster(headline, document.items),
+        "sections": [(one["id"], one["item"].title) for one in shown if one["kind"] == "section"],
+        "views": shown,
+        "picks": picks(document.items),
+        "first_pick": next((one["id"] for one in shown if one["kind"] == "step" and one["payload"]), ""),
+        "checks": [item for item in document.items if isinstance(item, Check)],
+        "findings": [item for item in document.items if isinstance(item, Finding)],
+        "words": sorted(writer.words.items()),
+        "style": style(),
+        "script": script(),
+        "script_hash": script_hash(),
+    }
 
 
 def notebook_head() -> str:
     """Style and script for all fragments of a notebook. They go into the head of its page: cells come and go."""
     stronger = style().replace(".tinymi", ".tinymi.tinymi.tinymi")  # than the notebook's own rules
-    return fill("notebook_head.html", style=stronger, script=_script())
+    return fill("notebook_head.html", style=stronger, script=script())
 
 
 def _views(items: Sequence[Item], writer: Links) -> list[dict[str, Any]]:
@@ -86,11 +90,12 @@ def fragment(item: Item) -> str:
 
 def fill(template: str, **values: Any) -> str:
     """One of the templates, with its values in place."""
-    return str(_environment().get_template(template).render(values))
+    return str(environment().get_template(template).render(values))
 
 
 @functools.cache
-def _environment() -> Any:
+def environment() -> Any:
+    """The templates and their filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -109,8 +114,15 @@ def style() -> str:
 
 
 @functools.cache
-def _script() -> str:
+def script() -> str:
+    """The one script of a page."""
     return (_HERE / "page.js").read_text("utf-8")
+
+
+@functools.cache
+def script_hash() -> str:
+    """By which the content security policy of a page allows its script."""
+    return base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
 
 
 def _scale(scheme: int) -> str:

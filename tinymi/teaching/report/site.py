@@ -80,9 +80,9 @@ def build(
     pages = [one for one in built if one.document is not None]
     for one in pages:
         assert one.document is not None
-        data.write_text(str(out / one.link.file), page(one.document, _place(one, pages)))
+        data.write_text(str(out / one.link.file), page(one.document, place_of(one, pages)))
     data.write_text(str(out / "index.html"), _index(built))
-    data.write_text(str(out / "glossary.html"), _glossary(pages))
+    data.write_text(str(out / "glossary.html"), glossary(pages))
     return built
 
 
@@ -93,7 +93,8 @@ def _index(built: Sequence[Built]) -> str:
     return fill("index.html", lessons=list(zip(shown, posters)), style=style(), version=__version__)
 
 
-def _glossary(pages: Sequence[Built]) -> str:
+def glossary(pages: Sequence[Built]) -> str:
+    """The page that explains the words, with links to the lessons that show them."""
     links = {one.lesson.number: one.link for one in pages if not one.is_deeper}
     groups = {
         title: [(anchor(term), term, [(n, links[n]) for n in term.lessons if n in links]) for term in terms]
@@ -123,7 +124,7 @@ def _run(file: LessonFile, out: Path, source: str | None, model: "Model") -> Bui
     return Built(file, run.document, f"failed: {'; '.join(failed)}" if failed else "")
 
 
-def _place(one: Built, pages: Sequence[Built]) -> Place:
+def place_of(one: Built, pages: Sequence[Built]) -> Place:
     """The links of one page to the others."""
     path = [page for page in pages if not page.is_deeper]
     own = next((page.link for page in path if page.lesson.number == one.lesson.number), None)

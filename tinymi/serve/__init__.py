@@ -1,0 +1,5 @@
+"""The course in the browser: `tinymi serve`. Lessons and the explorer answer to the reader's own prompts.
+
+server.py answers requests, guard.py refuses those that are none of the reader's; lessons.py runs lessons, one at a
+time, and explorer.py computes what the explorer shows; pages.py writes both as HTML.
+"""

@@ -1,0 +1,66 @@
+"""The pages of `tinymi serve` as HTML: the front page, and each lesson with its form."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from tinymi.serve.lessons import arguments_of, fields_of
+from tinymi.teaching.options import Option
+from tinymi.teaching.report import html
+from tinymi.teaching.report.items import Document
+from tinymi.teaching.report.links import Place
+from tinymi.teaching.report.site import Built, place_of
+from tinymi.version import __version__
+
+_HERE = Path(__file__).parent
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this folder, or of the static pages, with its values in place."""
+    style = html.style() + (_HERE / "static" / "serve.css").read_text("utf-8")
+    return str(_environment().get_template(template).render(values | {"style": style}))
+
+
+@functools.cache
+def _environment() -> Any:
+    from jinja2 import FileSystemLoader
+
+    environment = html.environment()
+    folders = [_HERE / "templates", *environment.loader.searchpath]
+    return environment.overlay(loader=FileSystemLoader(folders))
+
+
+def front(pages: Sequence[Built]) -> str:
+    """The page that one begins with: the explorer, and the lessons."""
+    return fill("front.html", lessons=[one for one in pages if not one.is_deeper], version=__version__)
+
+
+def lesson(
+    one: Built, pages: Sequence[Built], options: list[Option], query: Mapping[str, str], document: Document | None
+) -> str:
+    """A lesson with its form; below it what it said, or the place where it tells how far it is."""
+    asked = "run" in query
+    given = {name: value for name, value in query.items() if name != "run"}
+    arguments_of(options, given)  # raises InputError for what is no option
+    empty = Document(one.lesson.title, one.lesson.about, "", {}, {}, (), __version__)
+    return fill(
+        "lesson.html",
+        **html.contents(document or empty, where(one, pages)),
+        one=one,
+        fields=fields_of(options, given),
+        events=f"events/{one.name}?{urlencode(given)}" if asked and document is None else "",
+        save=f"save/{one.name}?{urlencode(given)}" if document is not None else "",
+    )
+
+
+def where(one: Built, pages: Sequence[Built]) -> Place:
+    """As in a site; the data is in the page that can be saved."""
+    return replace(place_of(one, pages), data="")
+
+
+def problem(title: str, text: str) -> str:
+    """A page that says why there is none."""
+    return fill("problem.html", title=title, text=text)
