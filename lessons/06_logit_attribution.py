@@ -82,7 +82,8 @@ for layer, block in enumerate(weights.blocks):
     for head in range(n_heads):
         heads[layer, head] = cache["z", layer][0, -1, head] @ block.heads.W_O[head] @ direction
 
-lesson.equal("the heads' shares sum to their layers'", heads.sum(axis=1), shares[1::2])
+bias = [0 if block.b_O is None else block.b_O @ direction for block in weights.blocks]  # few models have one
+lesson.equal("the heads' shares sum to their layers'", heads.sum(axis=1) + bias, shares[1::2])
 top = [divmod(int(i), n_heads) for i in np.argsort(-abs(heads), axis=None)[:5]]
 reads = np.array([cache["pattern", layer][0, head, -1] for layer, head in top])  # [5, key_pos]
 pieces = [Token(piece) for piece in model.to_str_tokens(model.to_tokens(options.prompt)[0])]

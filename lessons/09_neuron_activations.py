@@ -18,6 +18,7 @@ https://arxiv.org/abs/2209.10652
 from typing import Any
 
 from tinymi.arrays import Array
+from tinymi.errors import InputError
 from tinymi.hooks import HookPoint
 from tinymi.ops import silu, softmax
 from tinymi.teaching import Lesson, Token, prompts, show_token
@@ -30,6 +31,8 @@ lesson.option("--neuron", type=int, default=334, minimum=0, help="its number in 
 lesson.option("--prompt", default="I know that she didn", help="a prompt that ends where the neuron fires")
 options = lesson.start()
 model = lesson.load_model()
+if model.weights.blocks[0].b_gate is not None:
+    raise InputError("--model: its MLP adds biases, which this lesson's formula leaves out; take a model without them")
 n_layers = model.config.n_layers
 layer, neuron = options.layer % n_layers, options.neuron % model.config.d_mlp
 w = model.weights.blocks[layer]

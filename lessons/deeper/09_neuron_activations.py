@@ -17,6 +17,7 @@ Language Models, https://arxiv.org/abs/2402.17762
 import re
 
 from tinymi.arrays import Array, Tokens
+from tinymi.errors import InputError
 from tinymi.ops import silu
 from tinymi.teaching import Lesson, prompts, show_token, stats
 
@@ -26,6 +27,8 @@ N = 5  # units of each kind in each layer
 lesson = Lesson(__doc__)
 options = lesson.start()
 model = lesson.load_model()
+if model.weights.blocks[0].b_gate is not None:
+    raise InputError("--model: its MLP adds biases, which this lesson's formula leaves out; take a model without them")
 n_layers, d_mlp, d_model = model.config.n_layers, model.config.d_mlp, model.config.d_model
 rng = np.random.default_rng(0)
 

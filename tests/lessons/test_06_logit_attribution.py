@@ -69,7 +69,7 @@ def shown(report: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [item for item in report["report"] if item["kind"] == kind]
 
 
-@pytest.mark.parametrize("family", ["llama-free-head", "qwen2-gqa2", "qwen3-tied-mha"])
+@pytest.mark.parametrize("family", ["llama-free-head", "llama-biases", "qwen2-gqa2", "qwen3-tied-mha"])
 def test_any_model(family: str, tmp_path: Path) -> None:
     folder = save_variant(tmp_path / "model", family)
     options = ["--prompt", "abcabc", "--answer", "a", "--wrong", "z"]

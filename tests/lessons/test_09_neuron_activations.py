@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import tinymi
-from tests.running import default_lesson_json, lesson_json
+from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face, save_variant
 from tinymi.teaching import prompts
 
@@ -56,6 +56,12 @@ def test_other_models(name: str, tmp_path: Path) -> None:
     lesson_json(
         NAME, tmp_path, "--model", str(save_variant(tmp_path / "model", name, max_position_embeddings=256)), "x"
     )
+
+
+@pytest.mark.parametrize("lesson", [NAME, f"deeper/{NAME}"])
+def test_an_mlp_with_biases_is_refused(lesson: str, tmp_path: Path) -> None:
+    folder = save_variant(tmp_path / "model", "llama-biases")
+    assert "its MLP adds biases" in refusal(lesson, "--model", str(folder))
 
 
 def test_the_deeper_lesson(default_model_folder: Path, default_model: tinymi.Model, tmp_path: Path) -> None:
