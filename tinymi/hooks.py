@@ -128,6 +128,9 @@ def _our_name(name: str) -> str:
     return block[0] + _SPELLINGS.get(rest, rest)
 
 
+_TEMPLATES = [{p.short: p.template for p in POINTS if p.in_block == in_block} for in_block in (False, True)]
+
+
 def get_act_name(short: str, layer: int | None = None, layer_type: str | None = None) -> str:
     """The full name: ("pattern", 5) -> "blocks.5.attn.hook_pattern", ("scale", 5, "ln1") -> "blocks.5.ln1.hook_scale".
 
@@ -135,7 +138,7 @@ def get_act_name(short: str, layer: int | None = None, layer_type: str | None = 
     "ln1" or "ln2"; "attn" and "mlp" say what the name says already.
     Raises HookError for a name that is not in the table.
     """
-    templates = {point.short: point.template for point in POINTS if point.in_block == (layer is not None)}
+    templates = _TEMPLATES[layer is not None]
     name = f"{layer_type}.{short}" if layer_type else short
     if layer_type in ("attn", "mlp") and f".{layer_type}.hook_" in templates.get(short, ""):
         name = short

@@ -1,6 +1,6 @@
 """tinymi beside its peers, the same work on the same weights: `python -m tests.bench`.
 
-    --only forward,lens    some of the rows: forward, lens, cache, knockout, generate, hooks, jobs
+    --only forward,lens    some of the rows: forward, gradients, lens, cache, knockout, generate, hooks, jobs
     --repeat 5             rounds; theirs and ours run in turn, medians are printed
     --model FOLDER         another checkpoint; without it the default model
 
@@ -23,6 +23,7 @@ from tests.bench.timing import Machine, measure_machine, processes_side_by_side,
 from tests.running import ROOT
 from tinymi import KeyValueCache, Model
 from tinymi.arrays import Array, Tokens
+from tinymi.backward import logit_difference
 from tinymi.checkpoint.find import folder_for
 from tinymi.hooks import HookPoint, get_act_name, hook_points
 from tinymi.ops import rms_norm
@@ -79,6 +80,26 @@ def forward(bench: Bench) -> Iterator[Row]:
         theirs, ours = side_by_side(peer.forward(tokens), partial(bench.model, tokens), bench.repeat)
         n = batch * n_pos
         yield Row(f"forward {batch}x{n_pos}", peer.name, theirs, ours, bench.limit(n, n))
+
+
+def gradients(bench: Bench) -> Iterator[Row]:
+    """One forward and one backward pass, to the gradient at the embedding."""
+    peer, (answer, foil) = HuggingFace(bench.folder), (1, 2)
+    for batch, n_pos in ((1, 14), (8, 14)):
+        tokens = bench.tokens(batch, n_pos)
+
+        def ours(names: str | None = "hook_embed", tokens: Tokens = tokens) -> Array:
+            d_logits = partial(logit_difference, answer=answer, foil=foil)
+            return bench.model.run_with_gradients(tokens, lambda logits: d_logits(logits)[1], names)[2]["hook_embed"]
+
+        their_run = peer.gradients(tokens, answer, foil)
+        expected = their_run()
+        error = np.abs(ours() - expected).max() / np.abs(expected).max()
+        theirs, our_time = side_by_side(their_run, ours, bench.repeat)
+        everything, forward_only = side_by_side(partial(ours, None), partial(bench.model, tokens), bench.repeat)
+        note = f"{our_time / forward_only:.2f} forward passes, at every point {everything / forward_only:.2f}; "
+        note += f"largest difference {error:.0e}"
+        yield Row(f"forward and backward {batch}x{n_pos}", peer.name, theirs, our_time, None, note)
 
 
 def lens(bench: Bench) -> Iterator[Row]:
@@ -209,8 +230,8 @@ def jobs(bench: Bench) -> Iterator[Row]:
 
 
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "forward": forward, "lens": lens, "cache": cache, "knockout": knockout, "generate": generate, "hooks": hooks,
-    "jobs": jobs,
+    "forward": forward, "gradients": gradients, "lens": lens, "cache": cache, "knockout": knockout,
+    "generate": generate, "hooks": hooks, "jobs": jobs,
 }  # fmt: skip
 
 

@@ -27,6 +27,18 @@ class HuggingFace:
         with torch.no_grad():
             return self.model(ids).logits
 
+    def gradients(self, tokens: Tokens, answer: int, foil: int) -> Callable[[], Any]:
+        """Back to the embedding by autograd, which takes no derivative with respect to a weight here either."""
+        self.model.requires_grad_(False)
+        ids = torch.from_numpy(tokens)
+
+        def run() -> Any:
+            embed = self.model.get_input_embeddings()(ids).requires_grad_(True)
+            last = self.model(inputs_embeds=embed).logits[:, -1]
+            return torch.autograd.grad((last[:, answer] - last[:, foil]).sum(), embed)[0].numpy()
+
+        return run
+
     def generate(self, tokens: Tokens, n: int) -> Callable[[], Any]:
         ids = torch.from_numpy(tokens)
         settings = {"max_new_tokens": n, "min_new_tokens": n, "do_sample": False, "pad_token_id": 0}
