@@ -137,7 +137,8 @@ lesson.table({"component": POINTS, "share": shares, "total effect": effect}, dic
 # %% [markdown]
 # The two need not agree. What a late component wrote may be made up for: by the layers above it, and by the final norm,
 # which divides what is left by less. What an early component wrote is no answer yet, but all later ones build on it.
-# (A zero is also a violent thing to put there. `deeper/06_logit_attribution.py` puts an average instead.)
+# (A zero is also a violent thing to put there. `deeper/06_logit_attribution.py` puts an average instead, and lesson 13
+# makes a small change.)
 
 # %%
 _, _, share, read, _, words = rows[0]

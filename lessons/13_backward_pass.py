@@ -6,7 +6,7 @@ the chain rule, one matmul at a time. And why a derivative does not tell what a 
 
 Needs: logit attribution
 
-Time: 20 minutes to read, 6 seconds to run
+Time: 20 minutes to read, 7 seconds to run
 
 Paper: Simonyan et al. 2013, Deep Inside Convolutional Networks, https://arxiv.org/abs/1312.6034
 """

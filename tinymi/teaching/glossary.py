@@ -199,6 +199,15 @@ READING = (
         ("DLA",),
     ),
     Term(
+        "gradient",
+        "How fast a number that a run computes, such as a logit difference, grows with each entry of a value. The "
+        "backward pass finds it at every hook point by the chain rule. Gradient times activation is the slope as a "
+        "component is turned up, not what its removal costs.",
+        ("13",),
+        "Simonyan et al. 2013, Deep Inside Convolutional Networks, https://arxiv.org/abs/1312.6034",
+        ("backward pass", "gradient times activation", "gradient x activation"),
+    ),
+    Term(
         "OV circuit",
         "W_V @ W_O of a head: the map from what the head reads to what it writes.",
         ("02", "07"),
