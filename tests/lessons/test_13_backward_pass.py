@@ -63,11 +63,11 @@ class Reference:
         for name, numbers in lesson["block"].items():
             (point,) = (key for key in grads if key.startswith(f"blocks.{layer}.") and key.endswith(f"hook_{name}"))
             expected = grads[point].ravel()
-            assert numbers == pytest.approx(expected[-64:], abs=1e-4 * abs(expected).max()), name
+            assert numbers == pytest.approx(expected[-64:], abs=1e-4 * float(abs(expected).max())), name
         slopes, effects = np.array(lesson["slope"][1:]), lesson["effect"]
         names = [name for name in grads if name.endswith(("attn_out", "mlp_out"))]
         expected_slopes = [self.values[name] @ grads[name][0, -1] for name in names]
-        assert slopes == pytest.approx(expected_slopes, abs=1e-4 * abs(slopes).max())
+        assert slopes == pytest.approx(expected_slopes, abs=1e-4 * float(abs(slopes).max()))
         for i in (0, 1, len(names) // 2, len(names) - 1):
             assert effects[i] == pytest.approx(whole - self.difference(names[i]), abs=1e-4 * max(map(abs, effects)))
         worst = names[int(np.argmax(abs(np.array(effects) - slopes)))]
