@@ -31,7 +31,7 @@ lesson.option("--wrong", default=" Rome", help="the answer it is compared with: 
 options = lesson.start()
 model = lesson.load_model()
 tokens, n_layers, n_heads = model.to_tokens(options.prompt), model.config.n_layers, model.config.n_heads
-answer, wrong = model.to_single_token(options.answer), model.to_single_token(options.wrong)
+answer, wrong = lesson.token(options.answer), lesson.token(options.wrong)
 if answer == wrong or tokens.size < 2:
     raise InputError("--prompt, --answer, --wrong: give a prompt of two tokens or more, and two different answers")
 
@@ -59,7 +59,7 @@ lesson.say(f"The difference is {whole:+.2f}. Head {layer}.{head} has the largest
 # %%
 w, eps = model.weights.blocks[layer], model.config.rms_eps
 x = {name.rpartition("hook_")[2]: cache[name][0] for name in cache if name.startswith(f"blocks.{layer}.")}
-n1, n2 = cache["normalized", layer, "ln1"][0], cache["normalized", layer, "ln2"][0]
+n1, n2 = (cache["normalized", layer, name][0] for name in ("ln1", "ln2"))  # [pos, d_model]
 d = {"mlp_out": grads["resid_post", layer][0]}  # [pos, d_model]: the stream's own, as the MLP adds to it
 
 sigmoid = 1 / (1 + np.exp(-x["pre"]))
@@ -168,8 +168,9 @@ curves["patterns held"] = [difference([turn(POINTS[worst], dose), *held]) for do
 picture = lesson.lines(doses, curves, f"{POINTS[worst]} turned down: the difference", "dose", format="+.2f")
 
 # %% [markdown]
-# A held curve that stays up means: it acts through softmaxes. Here is one alone: change the score of the token that the
-# head of section 1 reads most. A weight near 1 has nowhere to go, so the slope there is small. Farther down it is not.
+# A held curve that stays up says: here it acts through softmaxes. (On other prompts it need not: see the deeper file.)
+# Take one softmax alone. Change the score of the token that the head of section 1 reads most. A weight near 1 has
+# nowhere to go, so the slope there is small. Farther down it is not.
 
 # %%
 weight = cache["pattern", layer][0, head, -1]  # [key_pos]
@@ -214,11 +215,9 @@ lesson.answer(by_head[layer].sum())
 # Hint: `fwd_hooks=[turn(point, dose)]` gives that run's gradient; multiply it by the activation of the first run
 
 # %%
-point, slopes = POINTS[worst], []
-for dose in np.linspace(0.1, 0.9, 5):
-    turned = model.run_with_gradients(tokens, d_logits, point, fwd_hooks=[turn(point, dose)])[2]
-    slopes.append((turned[point] * cache[point])[0, -1].sum())
-lesson.answer(np.mean(slopes))
+point, hooks = POINTS[worst], [[turn(POINTS[worst], dose)] for dose in (0.1, 0.3, 0.5, 0.7, 0.9)]
+turned = [model.run_with_gradients(tokens, d_logits, point, fwd_hooks=pairs)[2][point] for pairs in hooks]
+lesson.answer(np.mean([(gradient * cache[point])[0, -1].sum() for gradient in turned]))
 lesson.keep(layer=layer, head=head, slope=slope, effect=effect, curves=curves, moves=moves)
 lesson.keep(block={name: gradient.ravel()[-64:] for name, gradient in d.items()}, scores=scores)
 lesson.finish()
