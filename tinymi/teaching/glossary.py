@@ -278,6 +278,26 @@ CHANGING = (
         ),
     ),
     Term(
+        "attribution patching",
+        "A guess for all patches from one backward pass: what a patch changes, times the gradient of the metric. It is "
+        "the slope at which the metric starts to move, so it fails where the way there bends. Integrated gradients "
+        "take the slope at several places.",
+        ("14",),
+        "Nanda 2023, Attribution Patching, https://www.neelnanda.io/mechanistic-interpretability/attribution-patching; "
+        "Kramar et al. 2024, AtP*, https://arxiv.org/abs/2403.00745",
+        ("integrated gradients",),
+    ),
+    Term(
+        "edge attribution patching",
+        "The same guess for an edge: what one component writes, times the gradient at what a later one reads. Edges "
+        "with the largest guesses make a circuit, which then has to show that it is faithful.",
+        ("14",),
+        "Syed et al. 2023, Attribution Patching Outperforms Automated Circuit Discovery, "
+        "https://arxiv.org/abs/2310.10348; Hanna et al. 2024, Have Faith in Faithfulness (EAP-IG), "
+        "https://arxiv.org/abs/2403.17806",
+        ("EAP",),
+    ),
+    Term(
         "attention knockout",
         "Keeping chosen positions from looking at chosen others: the scores of these edges become minus infinity "
         "before the softmax, in some or all layers. Which flow of information does the answer need?",

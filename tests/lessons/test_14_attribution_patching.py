@@ -1,0 +1,180 @@
+"""Lesson 14: its guesses by torch's autograd through transformers, and its patches by forward hooks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tinymi
+from tests.running import default_lesson_json, lesson_json, refusal
+from tests.variants import hugging_face, save_variant
+from tinymi import Model
+
+import numpy as np
+import pytest
+import torch
+
+LESSON = "14_attribution_patching"
+FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
+Edit = Callable[[Any], Any]
+
+
+class Traced:
+    """One run of a transformers model, with the gradients of a logit difference at each layer's sites.
+
+    values[site, layer] is a tensor with its .grad; sites are "resid_pre" and "z" (what enters o_proj, by heads), and
+    "mlp_out". edits: from a site's value to what the run goes on with.
+    """
+
+    def __init__(
+        self,
+        reference: Any,
+        answers: Sequence[int],
+        edits: Mapping[tuple[str, int], Edit] | None = None,
+        **inputs: Any,
+    ) -> None:
+        self.values: dict[tuple[str, int], Any] = {}
+        edits, d_head, handles = edits or {}, reference.model.layers[0].self_attn.head_dim, []
+
+        def keep(site: str, layer: int, value: Any) -> Any:
+            value = edits.get((site, layer), lambda x: x)(value)
+            if value.requires_grad:
+                value.retain_grad()
+            self.values[site, layer] = value
+            return value
+
+        for i, block in enumerate(reference.model.layers):
+
+            def stream(module: Any, args: Any, i: int = i) -> Any:
+                return (keep("resid_pre", i, args[0]), *args[1:])
+
+            def z(module: Any, args: Any, i: int = i) -> Any:
+                return (keep("z", i, args[0].unflatten(-1, (-1, d_head))).flatten(-2),)
+
+            def mlp(module: Any, args: Any, out: Any, i: int = i) -> Any:
+                return keep("mlp_out", i, out)
+
+            handles.append(block.register_forward_pre_hook(stream))
+            handles.append(block.self_attn.o_proj.register_forward_pre_hook(z))
+            handles.append(block.mlp.register_forward_hook(mlp))
+        last = reference(**inputs).logits[0, -1]
+        for handle in handles:
+            handle.remove()
+        metric = last[answers[0]] - last[answers[1]]
+        metric.backward()
+        self.difference = float(metric.detach())
+
+
+class Pair:
+    """The clean and the corrupted run of two prompts, with guesses and patches."""
+
+    def __init__(self, folder: Path, model: Model, prompts: tuple[str, str], answers: tuple[str, str]) -> None:
+        self.reference, self.ids = hugging_face(folder), [model.to_single_token(text) for text in answers]
+        self.tokens = [torch.from_numpy(model.to_tokens(prompt)) for prompt in prompts]
+        self.clean, self.corrupted = (self.trace(input_ids=tokens) for tokens in self.tokens)
+
+    def trace(self, edits: Mapping[tuple[str, int], Edit] | None = None, **inputs: Any) -> Traced:
+        return Traced(self.reference, self.ids, edits, **inputs)
+
+    def span(self) -> float:
+        return self.clean.difference - self.corrupted.difference
+
+    def guess(self, site: str, layer: int, by: Traced) -> Any:
+        """[pos], or for "z" [pos, n_heads]."""
+        change = (self.clean.values[site, layer] - self.corrupted.values[site, layer])[0].detach()
+        return (change * by.values[site, layer].grad[0]).sum(dim=-1).numpy() / self.span()
+
+    def moved(self, site: str, layer: int, where: Any, mlps: Edit | None = None, share: float = 1.0) -> Traced:
+        """The corrupted run with a part of a value moved towards the clean run's, and all MLPs edited."""
+
+        def put(value: Any) -> Any:
+            value = value.clone()
+            old, new = (run.values[site, layer][where].detach() for run in (self.corrupted, self.clean))
+            value[where] = old + share * (new - old)
+            return value
+
+        edits: dict[tuple[str, int], Edit] = {(site, layer): put}
+        if mlps:
+            edits |= {("mlp_out", i): mlps for i in range(len(self.reference.model.layers))}
+        return self.trace(edits, input_ids=self.tokens[1])
+
+    def share(self, run: Traced) -> float:
+        return (run.difference - self.corrupted.difference) / self.span()
+
+
+@pytest.mark.parametrize("family", ["llama-gqa3", "qwen2-gqa2", "qwen3-free-head"])
+def test_any_model_and_prompts_that_differ_in_two_places(family: str, tmp_path: Path) -> None:
+    folder = save_variant(tmp_path / "model", family)
+    pair = Pair(folder, tinymi.load(folder), ("abcdef", "abXdYf"), ("q", "w"))
+    own = ["--clean", "abcdef", "--corrupted", "abXdYf", "--answer", "q", "--wrong", "w"]
+    lesson = lesson_json(LESSON, tmp_path, "--model", str(folder), *own)
+    for layer in range(3):
+        by = pair.corrupted
+        assert lesson["guesses"][layer] == pytest.approx(pair.guess("resid_pre", layer, by)[2:], abs=2e-3)
+        assert lesson["heads"][layer] == pytest.approx(pair.guess("z", layer, by)[-1], abs=2e-3)
+    patch = pair.moved("resid_pre", 1, (0, 4))
+    assert lesson["patches"][1][2] == pytest.approx(pair.share(patch), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--clean", "abc", "--corrupted", "ab", "--answer", "x", "--wrong", "y"], "3 tokens and --corrupted 2"),
+        (["--clean", "abc", "--corrupted", "abc", "--answer", "x", "--wrong", "y"], "two different prompts"),
+        (["--clean", "abc", "--corrupted", "abd", "--answer", "x", "--wrong", "x"], "two different answers"),
+    ],
+)
+def test_wrong_options_are_one_line_and_status_2(options: list[str], problem: str, tiny_folder: Path) -> None:
+    assert problem in refusal(LESSON, "--model", str(tiny_folder), *options)
+
+
+@pytest.fixture(scope="module")
+def pair(default_model_folder: Path, default_model: Model) -> Pair:
+    return Pair(default_model_folder, default_model, (FRANCE, ITALY), (" Paris", " Rome"))
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return default_lesson_json(LESSON, tmp_path_factory.mktemp("14"))
+
+
+def test_the_guesses_are_torchs(lesson: dict[str, Any], pair: Pair) -> None:
+    for layer in (0, 11, 23, 29):
+        by = pair.corrupted
+        assert lesson["guesses"][layer] == pytest.approx(pair.guess("resid_pre", layer, by)[3:], abs=1e-3)
+        assert lesson["heads"][layer] == pytest.approx(pair.guess("z", layer, by)[-1], abs=1e-3)
+    assert lesson["head"] == [23, 4]
+    both = [pair.guess("z", 23, by)[-1, 4] for by in (pair.corrupted, pair.clean)]
+    assert lesson["slopes"] == pytest.approx(both, abs=1e-3)
+    ends = [pair.reference.model.embed_tokens(tokens) for tokens in pair.tokens]
+    for share, value in zip((0.125, 0.375, 0.625, 0.875), lesson["mixed"], strict=True):
+        between = pair.trace(inputs_embeds=(share * ends[0] + (1 - share) * ends[1]).detach())
+        assert value == pytest.approx(pair.guess("z", 23, between)[-1, 4], abs=2e-3)
+
+
+def test_the_patches_are_hugging_faces(lesson: dict[str, Any], pair: Pair) -> None:
+    for layer, pos in ((12, 3), (24, 4)):
+        patch = pair.moved("resid_pre", layer, (0, pos))
+        assert lesson["patches"][layer][pos - 3] == pytest.approx(pair.share(patch), abs=1e-3)
+    for index, share in ((2, 0.4), (5, 1.0)):
+        patch = pair.moved("z", 23, (0, -1, 4), share=share)
+        assert lesson["curves"][0][index] == pytest.approx(pair.share(patch), abs=1e-3)
+
+
+def test_the_mlps_bend_the_curve(lesson: dict[str, Any], pair: Pair) -> None:
+    """Held still: by transformers, with every MLP's output that of the corrupted run, a constant to autograd."""
+    outputs = iter([pair.corrupted.values["mlp_out", i].detach() for i in range(30)])
+    patch = pair.moved("z", 23, (0, -1, 4), lambda out: next(outputs))
+    slope = pair.trace({("mlp_out", i): lambda out: out.detach() for i in range(23, 30)}, input_ids=pair.tokens[1])
+    rows = [item["rows"] for item in lesson["report"] if item["kind"] == "table"][-1]
+    by_name = {row[0]: row[1:] for row in rows}
+    assert by_name["MLPs"][1] == pytest.approx(pair.share(patch), abs=1e-3)
+    assert by_name["MLPs"][0] == pytest.approx(pair.guess("z", 23, slope)[-1, 4], abs=1e-2)
+    gaps = {name: abs(row[2] - row[3]) for name, row in by_name.items()}  # back
+    assert gaps["MLPs"] < 0.2 < 0.4 < min(gaps[name] for name in ("nothing", "patterns", "norm scales"))
+
+
+def test_one_way_it_is_right_and_the_other_way_wrong(lesson: dict[str, Any]) -> None:
+    there, back = (curve[-1] for curve in lesson["curves"])
+    assert abs(lesson["slopes"][0] - there) < 0.2
+    assert back > 0.9 > 0.5 > lesson["slopes"][1]
+    assert abs(np.mean(lesson["mixed"]) - there) < 0.1
