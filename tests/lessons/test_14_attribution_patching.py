@@ -1,17 +1,21 @@
 """Lesson 14: its guesses by torch's autograd through transformers, and its patches by forward hooks."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tinymi
-from tests.running import default_lesson_json, lesson_json, refusal
+from tests.running import ROOT, default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face, save_variant
 from tinymi import Model
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.append(str(ROOT / "lessons"))
+from ioi import NAMES
 
 LESSON = "14_attribution_patching"
 FRANCE, ITALY = "The capital of France is", "The capital of Italy is"
@@ -178,3 +182,54 @@ def test_one_way_it_is_right_and_the_other_way_wrong(lesson: dict[str, Any]) -> 
     assert abs(lesson["slopes"][0] - there) < 0.2
     assert back > 0.9 > 0.5 > lesson["slopes"][1]
     assert abs(np.mean(lesson["mixed"]) - there) < 0.1
+
+
+@pytest.fixture(scope="module")
+def deeper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return default_lesson_json(f"deeper/{LESSON}", tmp_path_factory.mktemp("deeper14"))
+
+
+def test_the_batched_guesses_and_patches(
+    deeper: dict[str, Any], default_model_folder: Path, default_model: Model
+) -> None:
+    (country, capital), (other, wrong) = deeper["prompts"][2:4]
+    texts = f"The capital of {country} is", f"The capital of {other} is"
+    pair = Pair(default_model_folder, default_model, texts, (capital, wrong))
+    for layer in (16, 23):
+        guess = pair.guess("z", layer, pair.corrupted)[-1]
+        assert np.array(deeper["one"]["heads"])[layer, :, 1] == pytest.approx(guess, abs=1e-3)
+    for site, layer, place in (("resid_pre", 23, 0), ("mlp_out", 26, 1)):
+        where = (0, (3, -1)[place])
+        patch = pair.share(pair.moved(site, layer, where))
+        assert deeper["real"][site][layer][place][1] == pytest.approx(patch, abs=2e-3)
+    patch = pair.share(pair.moved("z", 23, (0, -1, 4)))
+    assert deeper["real"]["heads"][23][4][1] == pytest.approx(patch, abs=2e-3)
+
+
+def test_an_edge_to_the_logits(deeper: dict[str, Any], default_model_folder: Path, default_model: Model) -> None:
+    """23.3 to the logits by torch: what it writes, times the gradient at the last stream, which is MLP 29's."""
+    (edge,) = [weight for start, end, weight in deeper["arrows"] if (start, end) == ("23.3", "logits")]
+    expected, gap = 0.0, 0.0
+    for prompt, other in zip(*deeper["texts"], strict=True):
+        io, s = (next(f" {name}" for name in NAMES if prompt.count(name) == times) for times in (1, 2))
+        pair = Pair(default_model_folder, default_model, (prompt, other), (io, s))
+        ends = [pair.reference.model.embed_tokens(tokens).detach() for tokens in pair.tokens]
+        steps = [(i + 0.5) / 4 for i in range(4)]
+        runs = [pair.trace(inputs_embeds=share * ends[0] + (1 - share) * ends[1]) for share in steps]
+        gradient = torch.stack([run.values["mlp_out", 29].grad[0] for run in runs]).mean(dim=0)
+        change = (pair.clean.values["z", 23] - pair.corrupted.values["z", 23])[0, :, 3].detach()
+        W_O = pair.reference.model.layers[23].self_attn.o_proj.weight[:, 3 * 64 : 4 * 64].detach()
+        expected += float(((change @ W_O.T) * gradient).sum()) / 2
+        gap += pair.span() / 2
+    assert deeper["gap"] == pytest.approx(gap, abs=1e-3)
+    assert edge == pytest.approx(expected / gap, abs=1e-3)
+
+
+def test_what_the_deeper_file_holds_up(deeper: dict[str, Any]) -> None:
+    assert [finding["established"] for finding in deeper["findings"]] == [True] * 4
+    loss, guess = np.array(deeper["loss"]), np.array(deeper["by_gradient"])
+    assert loss.argmax() == guess.argmax() == 23 * 9 + 3
+    assert loss[16, 0] > 0.5 > 0 > guess[16, 0]  # the head that it misses
+    assert np.mean(deeper["bends"]["MLPs"]) < 0.1 < 0.2 < np.mean(deeper["bends"]["patterns"])
+    mine, one, random = (np.array(deeper["curves"][name]) for name in ("four gradients", "one gradient", "random"))
+    assert mine[2] > one[2] > 0.2 > random.max()
