@@ -193,13 +193,15 @@ mean = [abc["z", layer].mean(axis=0) for layer in layers]  # each [pos, n_heads,
 by_gradient = np.array([((ioi["z", i] - mean[i]) * grads["z", i]).sum(axis=(0, 1, 3)) for i in layers])
 
 
-def without(layer: int, head: int) -> float:
+def without(layer: int, head: int, still: tuple[str, ...] = ()) -> float:
     def take_out(z: Array, hook: HookPoint) -> Array:
         z = z.copy()  # [prompt, pos, n_heads, d_head]
         z[:, :, head] = mean[layer][:, head]
         return z
 
-    hooks = [(f"blocks.{layer}.attn.hook_z", take_out)]
+    hooks: list[Any] = [(f"blocks.{layer}.attn.hook_z", take_out)]
+    if still:
+        hooks.append((lambda name: name.endswith(still), lambda value, hook: ioi[hook.name]))
     return io_minus_s(model.run_with_hooks(ioi["resid_pre", layer], hooks, start_at_layer=layer, positions=[-1]))
 
 
@@ -219,6 +221,16 @@ lesson.finding(
     evidence=f"{shared} of 10 are among the ten largest guesses (the bar: half); correlation {pearson:.2f}",
     control=f"ten heads at random share {100 / loss.size:.1f} on average",
 )
+
+# %% [markdown]
+# And the head that the guess misses most: does it act through where later heads look? Hold their patterns still. (For
+# this case AtP* puts the real softmax in place of its slope.)
+
+# %%
+missed = max(ten, key=lambda place: abs(loss[place] - by_gradient[place]))
+still_cost = full - without(*missed, ("hook_pattern",))
+text = f"Head {missed[0]}.{missed[1]}: the guess is {by_gradient[missed]:+.2f}, the loss {loss[missed]:+.2f}"
+lesson.say(f"{text}, and {still_cost:+.2f} with all later patterns held still.")
 
 # %% [markdown]
 # ## 4. Edges
@@ -359,5 +371,5 @@ nodes = [(end, depth[end], "IO - S" if end == "logits" else "") for end in dict.
 lesson.graph(nodes, [(*arrow, weight) for arrow, weight in arrows.items()], "the 16 edges with the largest guesses")
 lesson.keep(real=real, one=one, four=four, bends=bends, loss=loss, by_gradient=by_gradient, curves=curves)
 lesson.keep(prompts=lines, texts=[task.prompts, texts], arrows=[[*arrow, weight] for arrow, weight in arrows.items()])
-lesson.keep(guesses_of_edges=matrix[[to for to, _ in strongest], [at for _, at in strongest]], gap=gap)
+lesson.keep(gap=gap, missed=missed, still_cost=still_cost)
 lesson.finish()

@@ -229,7 +229,9 @@ def test_what_the_deeper_file_holds_up(deeper: dict[str, Any]) -> None:
     assert [finding["established"] for finding in deeper["findings"]] == [True] * 4
     loss, guess = np.array(deeper["loss"]), np.array(deeper["by_gradient"])
     assert loss.argmax() == guess.argmax() == 23 * 9 + 3
-    assert loss[16, 0] > 0.5 > 0 > guess[16, 0]  # the head that it misses
+    assert deeper["missed"] == [16, 0]
+    assert loss[16, 0] > 0.5 > 0.2 > abs(deeper["still_cost"])  # it acts through where later heads look
+    assert guess[16, 0] < 0
     assert np.mean(deeper["bends"]["MLPs"]) < 0.1 < 0.2 < np.mean(deeper["bends"]["patterns"])
     mine, one, random = (np.array(deeper["curves"][name]) for name in ("four gradients", "one gradient", "random"))
     assert mine[2] > one[2] > 0.2 > random.max()
