@@ -194,7 +194,7 @@ def test_no_two_terms_have_the_same_spelling() -> None:
 
 def test_a_part_of_a_term_is_enough() -> None:
     assert [term.name for term in look_up("residual")] == ["residual stream"]
-    assert [term.name for term in look_up("lens")] == ["logit lens", "tuned lens"]
+    assert [term.name for term in look_up("lens")] == ["logit lens", "tuned lens", "Jacobian lens"]
     assert output("glossary", "residual").startswith("residual stream\n")
     assert "Lessons that show it: 04, 05" in output("glossary", "logit-lens")
     both = output("glossary", "lens")

@@ -190,6 +190,15 @@ READING = (
         "https://arxiv.org/abs/2303.08112",
     ),
     Term(
+        "Jacobian lens",
+        "The logit lens behind the average derivative of the last residual stream with respect to an earlier one. It "
+        "reads a layer by what the later layers make of a small change there.",
+        ("16",),
+        "Hernandez et al. 2023, Linearity of Relation Decoding in Transformer Language Models, "
+        "https://arxiv.org/abs/2308.09124",
+        ("average Jacobian",),
+    ),
+    Term(
         "direct logit attribution",
         "The last residual stream is the sum of what every component wrote, so a logit difference is a sum of their "
         "shares, once the scale of the final norm is taken as given. It shows what a component writes to the output "
@@ -263,6 +272,14 @@ CHANGING = (
         "Zhang and Nanda 2023, Towards Best Practices of Activation Patching, https://arxiv.org/abs/2309.16042; "
         "Heimersheim and Nanda 2024, How to use and interpret activation patching, https://arxiv.org/abs/2404.15255",
         ("causal tracing", "interchange intervention"),
+    ),
+    Term(
+        "path patching",
+        "Activation patching of one connection: what a head writes is exchanged for one reader alone, the query, key "
+        "or value of a later head, and everything else stays as it was. It tells who talks to whom.",
+        ("15",),
+        _IOI + "; Goldowsky-Dill et al. 2023, Localizing Model Behavior with Path Patching, "
+        "https://arxiv.org/abs/2304.05969",
     ),
     Term(
         "clean, corrupted and patched run",
