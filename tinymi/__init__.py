@@ -8,7 +8,9 @@ malloc.keep_freed_memory()
 
 from tinymi.backward import log_probability, logit_difference
 from tinymi.checkpoint import load
+from tinymi.checkpoint.dictionary_files import load_dictionary, save_dictionary
 from tinymi.config import Config
+from tinymi.dictionaries import Dictionary, loss_recovered, unexplained_variance
 from tinymi.errors import (
     ConfigError,
     ConfigWarning,
@@ -39,6 +41,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConfigWarning",
+    "Dictionary",
     "HeadWeights",
     "HookError",
     "HookPoint",
@@ -61,6 +64,10 @@ __all__ = [
     "__version__",
     "get_act_name",
     "load",
+    "load_dictionary",
     "log_probability",
     "logit_difference",
+    "loss_recovered",
+    "save_dictionary",
+    "unexplained_variance",
 ]

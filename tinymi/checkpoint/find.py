@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from tinymi.errors import SourceError
 
@@ -29,14 +31,8 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
     path = None if source is None else _path(source)
     exists = path is not None and path.exists()
     if path is not None and not exists and _looks_like_hub_id(str(source)):
-        try:
-            from tinymi.checkpoint import hub
-        except ValueError as error:  # the client reads its environment variables when it is imported
-            raise SourceError(
-                f"the hub's client cannot start ({error}): correct or unset the variables HF_ENDPOINT and HF_HUB_*, or "
-                "give a local folder"
-            ) from None
-        return hub.folder(str(source), revision=revision)
+        snapshot: Path = _hub().folder(str(source), revision=revision)
+        return snapshot
     if revision is not None:
         raise SourceError(
             f"revision={revision!r} needs a hub id of the form owner/name, and the source is "
@@ -52,6 +48,29 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
             "model; load() without a name loads the default model, SmolLM2-135M-Instruct"
         )
     return _local(path)
+
+
+def files_of(source: str | os.PathLike[str], choose: Callable[[set[str]], list[str]], *, revision: str | None) -> Path:
+    """A folder with those files of a folder or hub id that `choose` takes from the names of all. Raises SourceError."""
+    path = _path(source)
+    if path.is_dir() and revision is None:
+        choose({file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()})
+        return path
+    if not path.exists() and _looks_like_hub_id(str(source)):
+        folder: Path = _hub().files(str(source), revision=revision, choose=choose)
+        return folder
+    raise SourceError(f"{str(source)!r} is neither a folder here nor a hub id with its revision: give one of them")
+
+
+def _hub() -> ModuleType:
+    try:
+        from tinymi.checkpoint import hub
+    except ValueError as error:  # the client reads its environment variables when it is imported
+        raise SourceError(
+            f"the hub's client cannot start ({error}): correct or unset the variables HF_ENDPOINT and HF_HUB_*, or "
+            "give a local folder"
+        ) from None
+    return hub
 
 
 def _path(source: str | os.PathLike[str]) -> Path:

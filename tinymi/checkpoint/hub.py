@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,59 @@ _FOR_TEXT = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]*")
 
 
+Choice = Callable[[set[str]], list[str]]
+"""From the names of a repository's files to those that are needed."""
+
+
 def folder(repo: str, *, revision: str | None) -> Path:
     """The snapshot of `repo` at `revision` (a branch, tag or commit; None: main) in the hub client's cache.
 
     Raises SourceError, one line, when the hub refuses or cannot be reached and the cache has no complete copy.
     """
+
+    def needed(listed: set[str]) -> list[str]:
+        return ["config.json", *sorted(_FOR_TEXT & listed), *_weight_files(repo, revision, listed)]
+
+    return _snapshot(repo, revision, needed, lambda: _cached(repo, revision))
+
+
+def files(repo: str, *, revision: str | None, choose: Choice) -> Path:
+    """The same for a repository that holds no model: a snapshot with the files that `choose` takes."""
+
+    def cached() -> Path | None:
+        cache = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+        ref = cache / "refs" / (revision or "main")
+        place = cache / "snapshots" / (ref.read_text().strip() if ref.is_file() else revision or "none")
+        try:
+            choose({file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()})
+        except SourceError:
+            return None
+        return place
+
+    return _snapshot(repo, revision, choose, cached)
+
+
+def _snapshot(repo: str, revision: str | None, choose: Choice, find_cached: Callable[[], Path | None]) -> Path:
     if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
         raise SourceError(f"revision={revision!r} is not a name: a branch, a tag or a commit of {repo} would be valid")
     try:
-        return _fetch(repo, revision)
+        return _fetch(repo, revision, choose)
     except TinymiError:
         raise
     except Exception as error:  # the client's and its transport's errors share no base class
-        if (cached := _cached(repo, revision)) is not None:
+        if (cached := find_cached()) is not None:
             downloads.say(f"using the copy of {repo} in {cached}: {_in_a_line(error)}")
             return cached
         raise SourceError(_explain(repo, revision, error)) from error
 
 
-def _fetch(repo: str, revision: str | None) -> Path:
+def _fetch(repo: str, revision: str | None, choose: Choice) -> Path:
     timeout = constants.HF_HUB_ETAG_TIMEOUT
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout)
     if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
         raise SourceError(f"the hub gave {info.sha!r} as the commit of {repo}: 40 hex digits would be valid")
     sizes = {file.rfilename: file.size for file in info.siblings or []}
-    names = ["config.json", *sorted(_FOR_TEXT & sizes.keys()), *_weight_files(repo, revision, set(sizes))]
+    names = choose(set(sizes))
     for name in names:
         if name not in sizes:
             raise SourceError(f"{repo} on the hub has no {name}, which tinymi needs: use another model or revision")

@@ -93,7 +93,7 @@ class MappedWeights:
 
     def _read(self, name: str) -> Array:
         values = as_float(self.stored[name], self.dtype)
-        _warn_unless_finite(name, values)
+        warn_unless_finite(name, values)
         return values
 
 
@@ -246,8 +246,8 @@ def _check(stored: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...]
         )
 
 
-def _warn_unless_finite(name: str, values: Array) -> None:
-    flat = values.reshape(-1)
+def warn_unless_finite(name: str, values: Array) -> None:
+    flat = values.ravel(order="K")
     with np.errstate(all="ignore"):
         squares = np.dot(flat, flat)  # one fast pass
     if np.isfinite(squares):

@@ -51,7 +51,7 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
             f"{folder}: holds {len(files)} .safetensors files but no {INDEX}, which says "
             "what lies where; download the index too"
         )
-    return _open_file(single if len(files) > 1 else files[0])
+    return open_file(single if len(files) > 1 else files[0])
 
 
 def weight_map(index: Path) -> dict[str, str]:
@@ -77,7 +77,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 def _open_shards(index: Path) -> dict[str, StoredTensor]:
     where = weight_map(index)
-    opened = {file: _open_file(index.parent / file) for file in sorted(set(where.values()))}
+    opened = {file: open_file(index.parent / file) for file in sorted(set(where.values()))}
     for name, file in where.items():
         if name not in opened[file]:
             raise WeightsError(
@@ -87,7 +87,7 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
     return {name: opened[file][name] for name, file in where.items()}
 
 
-def _open_file(path: Path) -> dict[str, StoredTensor]:
+def open_file(path: Path) -> dict[str, StoredTensor]:
     """Map one file."""
     try:
         if not path.is_file():
@@ -117,8 +117,12 @@ def _stored(entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> StoredTens
 
 def as_float(tensor: StoredTensor, dtype: npt.DTypeLike) -> Array:
     """The tensor in `dtype`: the mapped file itself where it holds that type, otherwise a converted copy."""
-    values = tensor.values
-    if tensor.dtype == "BF16":  # the upper half of a float32
+    return to_float(tensor.values, tensor.dtype, dtype)
+
+
+def to_float(values: npt.NDArray[Any], stored_as: str, dtype: npt.DTypeLike) -> Array:
+    """Some of a tensor's values, of which `stored_as` names the type in the file, in `dtype`."""
+    if stored_as == "BF16":  # the upper half of a float32
         values = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
     with np.errstate(over="ignore"):  # too large for `dtype`: infinite, of which the caller warns
         converted: Array = np.require(values.astype(dtype, copy=False), requirements="A")
