@@ -410,7 +410,7 @@ KNOWN_PARTS = (
         "superposition",
         "A layer can hold more features than it has neurons, as directions that are nearly at right angles. Then one "
         "neuron responds to several unrelated things.",
-        ("09",),
+        ("09", "17"),
         "Elhage et al. 2022, Toy Models of Superposition, https://arxiv.org/abs/2209.10652; "
         "Bolukbasi et al. 2021, An Interpretability Illusion for BERT, https://arxiv.org/abs/2104.07143",
     ),
