@@ -81,6 +81,7 @@ def _field(option: Option, given: str) -> dict[str, Any]:
         "help": option.help + (f" ({option.valid})" if option.valid else ""),
         "kind": kind,
         "value": given or value,
+        "initial": value,
         "choices": option.choices,
         "minimum": option.minimum,
         "maximum": option.maximum,

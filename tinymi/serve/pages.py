@@ -1,4 +1,4 @@
-"""The pages of `tinymi serve` as HTML: the front page, and each lesson with its form."""
+"""The pages of `tinymi serve` as HTML: the front page, the explorer, and each lesson with its form."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,15 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tinymi.serve.lessons import arguments_of, fields_of
+from tinymi.serve.panels import Panel
+from tinymi.teaching.catalogue import all_lessons
 from tinymi.teaching.options import Option
 from tinymi.teaching.report import html
 from tinymi.teaching.report.items import Document
-from tinymi.teaching.report.links import Place
+from tinymi.teaching.report.links import Link, Links, Place
+from tinymi.teaching.report.python_code import lines_of
 from tinymi.teaching.report.site import Built, place_of
+from tinymi.teaching.report.views import view
 from tinymi.version import __version__
 
 _HERE = Path(__file__).parent
@@ -59,6 +63,27 @@ def lesson(
 def where(one: Built, pages: Sequence[Built]) -> Place:
     """As in a site; the data is in the page that can be saved."""
     return replace(place_of(one, pages), data="")
+
+
+def explorer(
+    fields: list[dict[str, Any]], shown: Sequence[tuple[str, list[Panel]]], change: str, query: str, error: str = ""
+) -> str:
+    """The explorer: its form, and the panels of each prompt, or why there are none. query: of its address."""
+    rows = [
+        [(prompt, one, view(one.item, f"{one.name}-{number}", Links(None)), lines_of(one.code)) for one in panels]
+        for number, (prompt, panels) in enumerate(shown)
+    ]
+    return fill(
+        "explore.html",
+        fields={field["name"]: field for field in fields},
+        shown=list(zip(*rows)),  # by question, for each prompt
+        change=lines_of(change),
+        lessons={lesson.number: Link(f"{lesson.path.stem}.html", lesson.title) for lesson in all_lessons()},
+        save=f"save/explore?{query}",
+        error=error,
+        script=html.script(),
+        version=__version__,
+    )
 
 
 def problem(title: str, text: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from tinymi.errors import InputError, TinymiError
-from tinymi.serve import guard, pages
+from tinymi.serve import explorer, guard, pages, panels
 from tinymi.serve.guard import Guard, Query, RefusedError
-from tinymi.serve.lessons import Runs, arguments_of, askable
+from tinymi.serve.lessons import Runs, arguments_of, askable, fields_of
 from tinymi.teaching.catalogue import all_lessons, read
 from tinymi.teaching.report import html
 from tinymi.teaching.report.items import Document
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MOST_CONNECTIONS = 32
 PATIENCE = 10.0  # seconds for a request to arrive, or for a browser to take what is sent
-STATIC = {"serve.js": "text/javascript"}
+STATIC = {"serve.js": "text/javascript", "explore.js": "text/javascript"}
 
 Page = Callable[["Handler", Query], None]
 
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.guard = Guard(self.server_port)
         self.headers = guard.headers(html.script_hash())
         self.runs = Runs(model, source)
+        self.exploring = threading.Lock()  # one run at a time
         lessons = all_lessons()
         files = [file for one in lessons for file in (one, *([read(one.deeper)] if one.deeper else []))]
         self.lessons = [Built(file, None) for file in files]
@@ -111,6 +113,7 @@ class Handler(BaseHTTPRequestHandler):
 def routes(lessons: list[Built]) -> dict[str, Page]:
     """Every path that is answered."""
     table: dict[str, Page] = {"/": front, "/index.html": front, "/glossary.html": words}
+    table |= {"/explore": explore, "/save/explore": explore_saved}
     for name, kind in STATIC.items():
         table[f"/static/{name}"] = static(name, kind)
     for one in lessons:
@@ -133,6 +136,31 @@ def front(handler: Handler, query: Query) -> None:
 def words(handler: Handler, query: Query) -> None:
     _only(query, ())
     handler.send(glossary(handler.server.lessons))
+
+
+def explore(handler: Handler, query: Query) -> None:
+    """The explorer. What cannot be asked leaves the form as it was filled in."""
+    runs = handler.server.runs
+    fields, given = fields_of(explorer.options(runs.model.config), query), urlencode(query)
+    try:
+        asked = explorer.read(runs.model.config, query)
+        with handler.server.exploring:
+            shown = [
+                (prompt, panels.panels(runs.model, asked, prompt, runs.source)) for prompt in panels.prompts(asked)
+            ]
+            change = panels.change_code(runs.model, asked, asked.prompt, panels.begin(runs.source))
+        handler.send(pages.explorer(fields, shown, change, given))
+    except TinymiError as error:
+        handler.send(pages.explorer(fields, [], "", given, str(error)), status=400)
+
+
+def explore_saved(handler: Handler, query: Query) -> None:
+    """What the explorer shows as a page on its own, as `tinymi explore --html` writes it."""
+    runs = handler.server.runs
+    asked = explorer.read(runs.model.config, query)
+    with handler.server.exploring:
+        document = panels.document(runs.model, asked, runs.source)
+    handler.send(html.page(document), Content_Disposition='attachment; filename="explore.html"')
 
 
 def static(name: str, kind: str) -> Page:

@@ -170,8 +170,9 @@ for (const form of document.querySelectorAll(".tinymi .picks")) {
 }
 
 // Words: under the pointer, with the focus, or touched, a word tells its meaning; Escape takes it away.
-const terms = document.querySelectorAll(".tinymi.page a.term");
-if (terms.length) {
+for (const page of document.querySelectorAll(".tinymi.page:not([data-words]):has(a.term)")) {
+  page.dataset.words = "";
+  const terms = page.querySelectorAll("a.term");
   const meaning = document.createElement("div");
   meaning.className = "meaning";
   meaning.id = "meaning";
