@@ -118,6 +118,13 @@ HOSTILE = [
     ("/events/deeper_04_token_prediction_sweep?dask=tcp://evil.example:1", {}, 400, "no such option"),
     ("/events/deeper_04_token_prediction_sweep?jobs=99", {}, 400, "no such option"),
     ("/save/05_logit_lens?prompt=never+run", {}, 400, "has not run"),
+    ("/explore?html=/tmp/x", {}, 400, "no such option"),
+    ("/explore?model=/etc/passwd", {}, 400, "no such option"),
+    ("/explore?prompt=<script>alert(1)</script>&layer=x", {}, 400, "&lt;script&gt;alert"),
+    ("/explore?prompt=" + "+x" * 100, {}, 400, "tokens, but the"),
+    ("/explore?cut=" + "0.0+" * 40, {}, 400, "at most"),
+    ("/explore?dose=inf", {}, 400, "valid is"),
+    ("/save/explore?html=/tmp/x", {}, 400, "no such option"),
     ("/05_logit_lens.html?<script>alert(1)</script>=1", {}, 400, "&lt;script&gt;"),
 ]
 
@@ -240,6 +247,19 @@ def test_arguments() -> None:
         arguments_of(options, {"promt": "a"})
     with pytest.raises(InputError, match="51 lines"):
         arguments_of(options, {"texts": "a\n" * 51})
+
+
+def test_the_explorer(server: Server) -> None:
+    query = urlencode({"prompt": 'a <b> "c"', "second": "d", "cut": "1.0"})
+    status, headers, text = ask(server, f"/explore?{query}")
+    assert status == 200
+    assert text.count("What comes next?") == 2
+    assert 'value="a &lt;b&gt; &#34;c&#34;"' in text
+    assert "<b>" not in text.replace("<b ", "")
+    assert 'action="explore"' in ask(server, "/")[2]
+    status, headers, saved = ask(server, f"/save/explore?{query}")
+    assert (status, headers["content-disposition"]) == (200, 'attachment; filename="explore.html"')
+    assert "tinymi explore --prompt" in saved
 
 
 # --- runs --------------------------------------------------------------------------------------------------------

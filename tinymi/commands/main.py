@@ -22,7 +22,8 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi points             every value of the forward pass that can be hooked
   tinymi glossary residual  a word of the field, and the lessons that show it
   tinymi doctor             versions and settings to include in a bug report
-  tinymi serve              the lessons in your browser, with your own prompts
+  tinymi serve              explore your own prompts in the browser; the lessons, too
+  tinymi explore "My prompt"  the same in the terminal; --html FILE: as a page
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
   tinymi compare 4 default MODEL  a lesson on several models, side by side
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         raise InputError(f"no command {name!r}; {did_you_mean(name, COMMANDS)}the commands are {', '.join(COMMANDS)}")
     if name == "run" and set(given[1:]) - {"-h", "--help", "--deeper"}:
         return run(given[1:])  # all that follows is the lesson's
+    if name == "explore":
+        return explore(given[1:])  # which options there are depends on the model
     options = parser().parse_args(given)
     status: int = COMMANDS[options.name][0](options) if options.name else overview()
     return status
@@ -188,6 +191,12 @@ def serve(options: Namespace) -> int:
     return serve(options.model, options.port, not options.no_browser)
 
 
+def explore(arguments: Sequence[str]) -> int:
+    from tinymi.commands.explore import explore
+
+    return explore(arguments)
+
+
 def answer(options: Namespace) -> int:
     from tinymi.commands.answer import answer
 
@@ -208,5 +217,6 @@ COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "doctor": (doctor, "print the versions and settings to include in a bug report"),
     "compare": (compare, "run a lesson on several models and print their answers side by side"),
     "serve": (serve, "open the lessons in your browser, with your own prompts"),
+    "explore": (lambda options: 0, "print what the explorer of `serve` shows of a prompt"),
     "site": (site, "run all lessons and write them as pages with an index"),
 }

@@ -31,7 +31,7 @@ import numpy as np
 if TYPE_CHECKING:
     from tinymi.run import Model
 
-TOP = 8  # tokens of the prediction
+TOP = 12  # tokens of the prediction
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,6 @@ function show(fresh) {
 // What works only with this script is shown by it.
 function ready() {
   for (const part of document.querySelectorAll(".copy, .cut, #undo")) part.hidden = false;
-  for (const cell of document.querySelectorAll(".panel-heads td")) cell.classList.add("press");
   follow(document.querySelector(".attention"));
 }
 
