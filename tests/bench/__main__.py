@@ -1,6 +1,7 @@
 """tinymi beside its peers, the same work on the same weights: `python -m tests.bench`.
 
-    --only forward,lens    some of the rows: forward, gradients, lens, cache, knockout, generate, hooks, jobs
+    --only forward,lens    some of the rows: forward, gradients, lens, cache, knockout, generate, hooks, jobs,
+                           serve (needs playwright and a Chromium on PATH)
     --repeat 5             rounds; theirs and ours run in turn, medians are printed
     --model FOLDER         another checkpoint; without it the default model
 
@@ -229,9 +230,19 @@ def jobs(bench: Bench) -> Iterator[Row]:
     yield Row("whole process: lesson 8, 24 prompts, --jobs 2", "tinymi, one process", one.seconds, two.seconds)
 
 
+def serve(bench: Bench) -> Iterator[Row]:
+    """The explorer's round trip for a new prompt of 12 tokens, in the browser, against one forward pass."""
+    from tests.serve.browser import N_TOKENS, round_trip
+
+    tokens = bench.tokens(1, N_TOKENS)
+    trip, forward = round_trip(bench.model, partial(bench.model, tokens), bench.repeat)
+    note = f"all panels of the explorer: {trip / forward:.1f} forward passes"
+    yield Row(f"explorer, a new prompt of {N_TOKENS} tokens", "one forward pass", forward, trip, None, note)
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "forward": forward, "gradients": gradients, "lens": lens, "cache": cache, "knockout": knockout,
-    "generate": generate, "hooks": hooks, "jobs": jobs,
+    "generate": generate, "hooks": hooks, "jobs": jobs, "serve": serve,
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_the_python_of_each_panel_gives_its_numbers(loaded: tinymi.Model, prompt
     np.testing.assert_allclose(names["cache"]["pattern", 23][0, 4], seen.patterns[23][4], atol=1e-6)
     for one in shown.values():
         assert len(one.code.splitlines()) <= 11
-        assert one.code.isprintable() or set(one.code) - {"\n"} == {char for char in one.code if char.isprintable()}
+        assert one.code.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("names", [["cut"], ["scale_layer", "scale_by"], ["plus", "minus"], list(CHANGED)])

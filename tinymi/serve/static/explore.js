@@ -98,20 +98,24 @@ function look(box, layer, head) {
   box.querySelector(".head").dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-for (const kind of ["input", "change"]) {
-  panels.addEventListener(kind, ({ target }) => {
-    const box = target.closest(".attention");
-    if (!box) return;
-    [form.elements.layer.value, form.elements.head.value] = chosen(box);
-    history.replaceState(null, "", address());
-    document.getElementById("save").href = "save/" + address();
-    follow(box);
-  });
+function note(box) {
+  [form.elements.layer.value, form.elements.head.value] = chosen(box);
+  history.replaceState(null, "", address());
+  document.getElementById("save").href = "save/" + address();
+  follow(box);
 }
 
 function press(cell) {
-  const row = cell.parentElement.rowIndex - 1, head = cell.cellIndex - 1;
-  look(document.querySelector(".attention"), row, head);
+  const box = document.querySelector(".attention");
+  look(box, cell.parentElement.rowIndex - 1, cell.cellIndex - 1);
+  note(box);
+}
+
+for (const kind of ["input", "change"]) {
+  panels.addEventListener(kind, ({ target }) => {
+    const box = target.closest(".attention");
+    if (box) note(box);
+  });
 }
 
 panels.addEventListener("keydown", (event) => {
