@@ -22,8 +22,8 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi points             every value of the forward pass that can be hooked
   tinymi glossary residual  a word of the field, and the lessons that show it
   tinymi doctor             versions and settings to include in a bug report
-  tinymi serve              explore your own prompts in the browser; the lessons, too
-  tinymi explore "My prompt"  the same in the terminal; --html FILE: as a page
+  tinymi serve              your own prompts in the browser: explorer, lessons
+  tinymi explore "A prompt" what the explorer shows; --html FILE: as a page
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
   tinymi compare 4 default MODEL  a lesson on several models, side by side
@@ -217,6 +217,6 @@ COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "doctor": (doctor, "print the versions and settings to include in a bug report"),
     "compare": (compare, "run a lesson on several models and print their answers side by side"),
     "serve": (serve, "open the lessons in your browser, with your own prompts"),
-    "explore": (lambda options: 0, "print what the explorer of `serve` shows of a prompt"),
+    "explore": (lambda options: explore([]), "print what the explorer of `serve` shows of a prompt"),
     "site": (site, "run all lessons and write them as pages with an index"),
 }

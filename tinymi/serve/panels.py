@@ -130,7 +130,7 @@ def lens(model: "Model", prompt: str, seen: Seen, start: str) -> Panel:
         "    logits = model(resid, start_at_layer=model.config.n_layers)[0]  # [pos, d_vocab]\n"
         "    print(layer, model.to_str_tokens(logits.argmax(axis=-1)))"
     )
-    about = "What the model would say next after each token, if it ended at that layer; the darker, the surer."
+    about = "What the model would say next after each token, if it ended at that layer; strong colours are sure."
     return Panel("lens", "When does it know?", about, "05", item, start + code)
 
 

@@ -56,6 +56,7 @@ function show(fresh) {
 // What works only with this script is shown by it.
 function ready() {
   for (const part of document.querySelectorAll(".copy, .cut, #undo")) part.hidden = false;
+  for (const lens of document.querySelectorAll(".panel-lens .scroll")) lens.scrollLeft = lens.scrollWidth; // the last token
   follow(document.querySelector(".attention"));
 }
 
