@@ -9,11 +9,10 @@ from urllib.parse import urlencode
 
 from tinymi.serve.lessons import arguments_of, fields_of
 from tinymi.serve.panels import Panel
-from tinymi.teaching.catalogue import all_lessons
 from tinymi.teaching.options import Option
 from tinymi.teaching.report import html
 from tinymi.teaching.report.items import Document
-from tinymi.teaching.report.links import Link, Links, Place
+from tinymi.teaching.report.links import Links, Place
 from tinymi.teaching.report.python_code import lines_of
 from tinymi.teaching.report.site import Built, place_of
 from tinymi.teaching.report.views import view
@@ -66,7 +65,12 @@ def where(one: Built, pages: Sequence[Built]) -> Place:
 
 
 def explorer(
-    fields: list[dict[str, Any]], shown: Sequence[tuple[str, list[Panel]]], change: str, query: str, error: str = ""
+    fields: list[dict[str, Any]],
+    shown: Sequence[tuple[str, list[Panel]]],
+    change: str,
+    lessons: Sequence[Built],
+    query: str,
+    error: str = "",
 ) -> str:
     """The explorer: its form, and the panels of each prompt, or why there are none. query: of its address."""
     rows = [
@@ -78,7 +82,7 @@ def explorer(
         fields={field["name"]: field for field in fields},
         shown=list(zip(*rows)),  # by question, for each prompt
         change=lines_of(change),
-        lessons={lesson.number: Link(f"{lesson.path.stem}.html", lesson.title) for lesson in all_lessons()},
+        lessons={one.lesson.number: one.link for one in lessons if not one.is_deeper},
         save=f"save/explore?{query}",
         error=error,
         script=html.script(),

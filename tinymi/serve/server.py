@@ -149,9 +149,9 @@ def explore(handler: Handler, query: Query) -> None:
                 (prompt, panels.panels(runs.model, asked, prompt, runs.source)) for prompt in panels.prompts(asked)
             ]
             change = panels.change_code(runs.model, asked, asked.prompt, panels.begin(runs.source))
-        handler.send(pages.explorer(fields, shown, change, given))
+        handler.send(pages.explorer(fields, shown, change, handler.server.lessons, given))
     except TinymiError as error:
-        handler.send(pages.explorer(fields, [], "", given, str(error)), status=400)
+        handler.send(pages.explorer(fields, [], "", handler.server.lessons, given, str(error)), status=400)
 
 
 def explore_saved(handler: Handler, query: Query) -> None:
