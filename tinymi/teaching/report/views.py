@@ -42,6 +42,7 @@ import numpy as np
 
 ATTENTION_BYTES = 600_000  # what attention patterns may take of a page; more layers than that are left out
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 
 
 def markup(text: str) -> Any:
@@ -332,5 +333,5 @@ def half_thousandths(pattern: Any) -> Any:
 
 def encode_pattern(pattern: Any) -> str:
     """The lower triangle [query, key <= query] row by row, in half thousandths, two base-64 digits each."""
-    shares = half_thousandths(pattern)[np.tril_indices(len(pattern))].tolist()
-    return "".join(_DIGITS[share >> 6] + _DIGITS[share & 63] for share in shares)
+    shares = half_thousandths(pattern)[np.tri(len(pattern), dtype=bool)].tolist()
+    return "".join(_PAIRS[share] for share in shares)
