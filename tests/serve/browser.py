@@ -134,6 +134,12 @@ def knobs(page: Page) -> Iterator[str]:
         yield "a head that is pressed is not shown"
     if (query(page).get("layer"), query(page).get("head")) != ("23", "4"):
         yield "a head that is pressed is not in the address"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    if query(page).get("layer") != "24":
+        yield "keys do not pick a head"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
     page.hover(".strip button:nth-child(5)")
     if "France (position 3) 9" not in page.locator(".told").inner_text():
         yield "a token does not say where it looks"
