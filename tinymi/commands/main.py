@@ -27,6 +27,8 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
   tinymi compare 4 default MODEL  a lesson on several models, side by side
+  tinymi notebook 6         lesson 6 as a notebook; with --exercises, for you
+                            to fill in
 """
 
 
@@ -71,6 +73,14 @@ def parser() -> ArgumentParser:
     several.add_argument("lesson", help="its number, its name or a part of it")
     several.add_argument("models", metavar="MODEL", nargs="+", help="folder, hub id, .gguf file, or default")
     several.add_argument("--deeper", action="store_true", help="compare its deeper file")
+    written = by_name["notebook"]
+    written.add_argument("lesson", nargs="?", help="its number, its name or a part of it")
+    written.add_argument("--all", metavar="FOLDER", help="write all lessons, and an index, into this folder")
+    written.add_argument("--exercises", action="store_true", help="without the solutions: blanks to fill in")
+    written.add_argument("--run", action="store_true", help="run it, and keep what it shows")
+    written.add_argument(
+        "--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model"
+    )
     exercise = by_name["answer"]
     exercise.add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
     exercise.add_argument("value", metavar="VALUE", nargs=REMAINDER, help="your answer: a number or a few words")
@@ -209,8 +219,19 @@ def compare(options: Namespace) -> int:
     return compare(lesson_file(options.lesson, options.deeper), options.models)
 
 
+def notebook(options: Namespace) -> int:
+    from tinymi.commands.notebook import notebooks
+    from tinymi.teaching.catalogue import all_lessons, find
+
+    if (options.lesson is None) == (options.all is None):
+        raise InputError("notebook: give one lesson, such as 6, or --all FOLDER")
+    lessons = all_lessons() if options.lesson is None else [find(options.lesson)]
+    return notebooks(lessons, Path(options.all or "."), options.exercises, options.run, options.model)
+
+
 COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "run": (list_lessons, "run a lesson; without one, list the lessons"),
+    "notebook": (notebook, "write a lesson, or all of them, as Jupyter notebooks"),
     "points": (points, "list the hook points in the order of execution"),
     "glossary": (glossary, "list the field's words, or explain one"),
     "answer": (answer, "check your answer to an exercise; without one, print the exercise"),
