@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tinymi.commands.answer import answer
+from tinymi.commands.answer import answer, show_progress
 from tinymi.errors import InputError
 from tinymi.teaching import answers, catalogue
 from tinymi.teaching.cells import Question
+from tinymi.teaching.check import next_hint, progress
 from tinymi.teaching.exercises import judge, make_exercise
 from tinymi.text import Token
 
@@ -143,6 +144,25 @@ def test_without_a_value_the_exercise_is_shown(runs: Path, capsys: Any) -> None:
     assert answer("3.1", "") == 0
     out = capsys.readouterr().out
     assert out == "Exercise 3.1 (easy, 5 minutes): Three and four?\n  Hint: it is odd\n"
+
+
+def test_hints_come_one_at_a_time_and_the_answer_last(runs: Path, capsys: Any) -> None:
+    assert [next_hint("3.1") for _ in range(3)] == [
+        "1 of 2: it is odd",
+        "2 of 2: The answer: 7",
+        "2 of 2: The answer: 7",
+    ]
+    assert (answer("3.1", "8"), answer("3.1", "7"), answer("3.1", "9")) == (1, 0, 1)
+    assert progress() == {"3.1": {"right": True, "tries": 3, "hints": 2}}
+    assert show_progress() == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["3.1", "yes", "3", "2"]
+
+
+def test_a_damaged_record_is_begun_again(runs: Path) -> None:
+    (runs.parent / "cache").mkdir()
+    for damaged in ("[", "[]"):
+        (runs.parent / "cache" / "progress.json").write_text(damaged)
+        assert progress() == {}
 
 
 @pytest.mark.parametrize("change", ["lesson", "prompts", "module", "damage"])

@@ -39,7 +39,7 @@ def test_its_cells_are_those_that_jupytext_makes(path: Path) -> None:
 def test_all_lessons_and_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["notebook", "--all", str(tmp_path / "new" / "course"), "--exercises"]) == 0
     written = {path.name for path in (tmp_path / "new" / "course").iterdir()}
-    assert written == {f"{path.stem}.ipynb" for path in LESSONS} | {"index.ipynb"}
+    assert written == {f"{path.stem}.ipynb" for path in LESSONS} | {"index.ipynb", "workshop.ipynb"}
     index = nbformat.read(tmp_path / "new" / "course" / "index.ipynb", 4)  # type: ignore[no-untyped-call]
     assert all(f"({name})" in index.cells[1].source for name in written - {"index.ipynb"})
     monkeypatch.chdir(tmp_path)

@@ -1,24 +1,69 @@
-"""`tinymi answer 7.2 VALUE`: whether a reader's answer to an exercise is right."""
+"""`tinymi answer 7.2 VALUE`: whether a reader's answer to an exercise is right. And hints, and what was tried."""
 
+import runpy
 import sys
 
+from tinymi.errors import InputError
+from tinymi.teaching import tasks
 from tinymi.teaching.answers import exercise
-from tinymi.teaching.exercises import judge
+from tinymi.teaching.check import function_verdict, next_hint, progress, value_verdict
 from tinymi.teaching.report import items, terminal
 
 
 def answer(name: str, value: str) -> int:
     """Print the verdict, and the hint where it is not right; exit status 1 for a wrong answer. Raises InputError.
 
-    value: "" to print the exercise itself.
+    value: "" to print the exercise itself; for a function to write, the Python file that has it.
     """
-    asked, screen = exercise(name), terminal.Screen.of(sys.stdout)
+    if task := tasks.find(name):
+        return _task(task, value)
+    asked = exercise(name)
     if not value:
-        print(terminal.render(asked, screen))
+        print(terminal.render(asked, terminal.Screen.of(sys.stdout)))
         return 0
-    grade, text = judge(asked, value)
+    grade, text = value_verdict(name, value)
     words = [f"{grade.capitalize()}. {text}"]
     if grade in ("close", "wrong") and asked.hint:
         words.append(f"Hint: {asked.hint}")
-    print(terminal.render(items.Prose("\n\n".join(words)), screen))
+    return _say("\n\n".join(words), grade)
+
+
+def _task(task: tasks.Task, value: str) -> int:
+    if not value or not task.code:
+        asked = f"Exercise {task.name} ({task.asked.difficulty}, {task.asked.minutes} minutes): {task.asked.text}"
+        print(terminal.render(items.Prose(asked), terminal.Screen.of(sys.stdout)))
+        print(f"\n{task.stub}" if task.code else f"\nFor hints: tinymi hint {task.name}")
+        return 0
+    try:
+        functions = runpy.run_path(value)
+    except OSError as error:
+        raise InputError(
+            f"answer {value!r}: cannot be read ({error.strerror}); give the file with your function"
+        ) from None
+    if task.function not in functions:
+        raise InputError(f"answer {value!r}: has no function {task.function}; exercise {task.name} asks for one")
+    grade, text = function_verdict(functions[task.function])
+    return _say(f"{grade.capitalize()}. {text}", grade)
+
+
+def _say(text: str, grade: str) -> int:
+    print(terminal.render(items.Prose(text), terminal.Screen.of(sys.stdout)))
     return 1 if grade in ("close", "wrong") else 0
+
+
+def show_hint(name: str) -> int:
+    print(f"Hint {next_hint(name)}")
+    return 0
+
+
+def show_progress() -> int:
+    """A row for each exercise that was tried."""
+    seen = progress()
+    if not seen:
+        print("Nothing tried yet. Start with: tinymi run 0")
+        return 0
+    columns = {"exercise": list(seen), "right": ["yes" if entry["right"] else "no" for entry in seen.values()]}
+    for name in ("tries", "hints"):
+        columns[name] = [entry[name] for entry in seen.values()]
+    print(terminal.render(items.columns_table(columns, None, "", ""), terminal.Screen.of(sys.stdout)))
+    return 0

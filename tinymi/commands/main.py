@@ -26,6 +26,8 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi explore "A prompt" what the explorer shows; --html FILE: as a page
   tinymi site OUT           all lessons as pages, with an index
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
+  tinymi hint 7.1           the next hint for it; the answer comes last
+  tinymi progress           the exercises that you have tried
   tinymi compare 4 default MODEL  a lesson on several models, side by side
   tinymi notebook 6         lesson 6 as a notebook; with --exercises, for you
                             to fill in
@@ -84,6 +86,7 @@ def parser() -> ArgumentParser:
     exercise = by_name["answer"]
     exercise.add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
     exercise.add_argument("value", metavar="VALUE", nargs=REMAINDER, help="your answer: a number or a few words")
+    by_name["hint"].add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
     return top
 
 
@@ -213,6 +216,18 @@ def answer(options: Namespace) -> int:
     return answer(options.exercise, " ".join(options.value))
 
 
+def hint(options: Namespace) -> int:
+    from tinymi.commands.answer import show_hint
+
+    return show_hint(options.exercise)
+
+
+def progress(options: Namespace) -> int:
+    from tinymi.commands.answer import show_progress
+
+    return show_progress()
+
+
 def compare(options: Namespace) -> int:
     from tinymi.commands.compare import compare
 
@@ -231,11 +246,13 @@ def notebook(options: Namespace) -> int:
 
 COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {
     "run": (list_lessons, "run a lesson; without one, list the lessons"),
-    "notebook": (notebook, "write a lesson, or all of them, as Jupyter notebooks"),
     "points": (points, "list the hook points in the order of execution"),
     "glossary": (glossary, "list the field's words, or explain one"),
     "answer": (answer, "check your answer to an exercise; without one, print the exercise"),
+    "hint": (hint, "print the next hint for an exercise; its answer comes last"),
+    "progress": (progress, "list the exercises that you have tried"),
     "doctor": (doctor, "print the versions and settings to include in a bug report"),
+    "notebook": (notebook, "write a lesson, or all of them, as Jupyter notebooks"),
     "compare": (compare, "run a lesson on several models and print their answers side by side"),
     "serve": (serve, "open the lessons in your browser, with your own prompts"),
     "explore": (lambda options: explore([]), "print what the explorer of `serve` shows of a prompt"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinymi.errors import InputError
-from tinymi.teaching import ipynb
+from tinymi.teaching import ipynb, tasks
 from tinymi.teaching.catalogue import LessonFile
 from tinymi.text import show_text
 
@@ -17,11 +17,13 @@ def notebooks(lessons: Sequence[LessonFile], folder: Path, exercises: bool, run:
         raise InputError(f"{folder}: cannot be created ({error.strerror}); name another folder") from None
     for lesson in lessons:
         cells = ipynb.lesson_cells(lesson)
-        content = ipynb.notebook(ipynb.blanks(lesson, cells) if exercises else cells, model)
+        cells = ipynb.blanks(lesson, cells) if exercises else cells
+        content = ipynb.notebook([*cells, *tasks.notebook_cells(tasks.tasks(lesson), not exercises)], model)
         path = folder / f"{lesson.path.stem}.ipynb"
         ipynb.write(path, ipynb.run(content) if run else content)
         print(f"Notebook: {show_text(str(path))}", flush=True)
     if len(lessons) > 1:
         ipynb.write(folder / "index.ipynb", ipynb.notebook(ipynb.index(lessons)))
+        ipynb.write(folder / "workshop.ipynb", ipynb.notebook(tasks.notebook_cells(tasks.workshop(), not exercises)))
         print(f"Index: {show_text(str(folder / 'index.ipynb'))}")
     return 0

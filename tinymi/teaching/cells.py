@@ -28,7 +28,7 @@ class Question:
     """An exercise as its cell asks it: "Exercise (easy, 5 minutes): ...", then "Hint: ..." as a second paragraph."""
 
     text: str = ""
-    hint: str = ""
+    hint: str = ""  # several stand on lines of their own
     difficulty: str = ""
     minutes: int | None = None
 
@@ -100,7 +100,8 @@ def question(cell: Cell) -> Question | None:
     match = _EXERCISE.fullmatch(cell.text) if cell.is_markdown else None
     if match is None:
         return None
-    about, text, hint = (" ".join((part or "").split()) for part in match.groups())
+    about, text = (" ".join(part.split()) for part in match.groups()[:2])
+    hint = "\n".join(" ".join(part.split()) for part in (match[3] or "").split("\n\nHint: "))
     difficulty, _, minutes = about.partition(", ")
     digits = minutes.removesuffix(" minutes").removesuffix(" minute")
     return Question(text, hint, difficulty, int(digits) if digits else None)

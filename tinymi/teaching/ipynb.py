@@ -21,7 +21,7 @@ try:
 except ImportError:
     %pip install -q tinymi
 import sys
-from tinymi.teaching import catalogue, check
+from tinymi.teaching import catalogue, check, hint
 sys.path.append(str(catalogue.folder()))"""
 BLANK = """# Your code goes here.
 answer = None
@@ -100,4 +100,5 @@ def write(path: Path, content: dict[str, Any]) -> None:
 def index(lessons: Sequence[LessonFile]) -> list[Cell]:
     """One Markdown cell with a link to each lesson's notebook."""
     lines = [f"- {one.number} [{one.title}]({one.path.stem}.ipynb): {one.times[0]}" for one in lessons]
+    lines.append("- [Write a transformer yourself](workshop.ipynb): 3 hours")
     return [Cell(0, "", True, "\n".join(["# The lessons", "", *lines]))]

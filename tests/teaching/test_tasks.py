@@ -1,0 +1,68 @@
+"""Functions to write: references pass, and each mistake gets a sentence of its own."""
+
+from typing import Any
+
+import tinymi
+from tinymi.teaching.diagnosis import judge_function
+from tinymi.teaching.tasks import Task, all_tasks, find_function
+
+import numpy as np
+import pytest
+
+TASKS = [task for task in all_tasks() if task.code]
+MISTAKES = [(task, mistake) for task in TASKS for mistake in task.mistakes]
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.function)
+def test_a_reference_is_right(task: Task, tiny_model: tinymi.Model) -> None:
+    assert judge_function(task, task.reference(), tiny_model).grade == "right"
+    assert find_function(task.reference()) == task
+    assert task.stub.endswith(f"check({task.function})")
+    stub: dict[str, Any] = {"check": lambda function: None}
+    exec(f"{task.setup}\n{task.stub}", stub)
+    verdict = judge_function(task, stub[task.function])
+    assert (verdict.grade, verdict.text) == ("wrong", "It returns nothing: end it with `return`.")
+
+
+@pytest.mark.parametrize(("task", "mistake"), MISTAKES, ids=lambda value: getattr(value, "function", ""))
+def test_a_mistake_gets_its_own_sentence(task: Task, mistake: tuple[str, str, str]) -> None:
+    old, new, sentence = mistake
+    assert old in task.code
+    verdict = judge_function(task, task.reference(old, new))
+    assert verdict.grade == "wrong"
+    assert verdict.text == sentence
+
+
+def by_name(name: str) -> Task:
+    return next(task for task in TASKS if task.function == name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda right: right.T, "axes are in another order; transpose by (1, 0)"),
+        (lambda right: -right, "the sign is not"),
+        (lambda right: 2 * right, "Each number is 2 times"),
+        (lambda right: right + 3, "off by the same 3"),
+        (lambda right: np.roll(right, 1, axis=1), "one place off along axis 1"),
+        (lambda right: np.roll(right, -1, axis=0), "one place off along axis 0"),
+        (lambda right: right[None], "an axis of length 1 is too many"),
+        (lambda right: right[::-1], "axis 0 runs backwards"),
+        (lambda right: right / 0.0, "not finite"),
+        (lambda right: "many", "It returns a str, but numbers are asked for"),
+        (lambda right: right[5, 5], "It raised IndexError"),
+        (lambda right: right[:, :2], "Yours has the shape [3, 2], and [3, 4] is asked for."),
+        (lambda right: right**2, "The shape is right, the numbers are not: at ["),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_a_teacher_sees_at_once(change: Any, words: str) -> None:
+    task = by_name("head_shares")
+    right = task.reference()
+
+    def head_shares(*arguments: Any) -> Any:
+        return change(right(*arguments))
+
+    verdict = judge_function(task, head_shares)
+    assert verdict.grade == "wrong"
+    assert words in verdict.text
