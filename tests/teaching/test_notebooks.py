@@ -43,7 +43,7 @@ def test_all_lessons_and_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     index = nbformat.read(tmp_path / "new" / "course" / "index.ipynb", 4)  # type: ignore[no-untyped-call]
     assert all(f"({name})" in index.cells[1].source for name in written - {"index.ipynb"})
     monkeypatch.chdir(tmp_path)
-    assert main(["notebook", "attribution"]) == 0
+    assert main(["notebook", "logit_attribution"]) == 0
     with pytest.raises(InputError, match="exists already"):  # it may hold its reader's work
         main(["notebook", "6"])
     for arguments in ([], ["6", "--all", "x"]):
