@@ -2,8 +2,11 @@
 """Exercises for "Attention patterns"."""
 
 # %% Set-up
+import tinymi
 from tinymi.arrays import Tokens
 from tinymi.run import Model
+
+import numpy as np
 
 # %% [markdown]
 # Exercise (easy, 10 minutes): Write `previous_share`: how much a head looks at the token before, on average over all
@@ -40,3 +43,24 @@ MISTAKES = [
 #
 # Hint: your report is good when it says which tokens the two spellings share; compares with heads that are no induction
 # heads; and gives an interval over lists that had no part in choosing the head
+
+# %% [markdown]
+# Exercise (easy, 10 minutes): What is wrong with this finding? "After 'The capital of France is', the last token gives
+# 0.67 of its attention, mean of all heads, to 'The'. So the model looks for the article."
+#
+# Hint: begin the sentence with another word
+#
+# Hint: the answer: in "Our capital of France is" the word "Our" gets 0.67, too. The first position is an attention
+# sink: it is read for its place, whatever stands there.
+
+
+# %% Control
+model = tinymi.load()
+
+
+def at_first(prompt: str) -> float:
+    _, cache = model.run_with_cache(model.to_tokens(prompt))
+    return float(np.mean([cache["pattern", layer][0, :, -1, 0] for layer in range(model.config.n_layers)]))
+
+
+claim, control = at_first("The capital of France is"), at_first("Our capital of France is")

@@ -2,6 +2,7 @@
 """Exercises for "Activation patching"."""
 
 # %% Set-up
+import tinymi
 from tinymi.arrays import Tokens
 from tinymi.run import Model
 
@@ -50,3 +51,30 @@ MISTAKES = [
 #
 # Hint: your report is good when it names the pairs that failed, too; says how far the next best head moves the answer;
 # and patches from an unrelated prompt as a control
+
+# %% [markdown]
+# Exercise (medium, 10 minutes): What is wrong with this finding? "Put the stream of the run on France into the run on
+# Italy, at the last position before the last layer: this moves 1.00 of the way to Paris. So the last layer is where
+# the model knows capitals."
+#
+# Hint: patch from a prompt that is about no country
+#
+# Hint: the answer: patched from "The colour of grass is", its next token is moved as far, 1.00 of the way. All that the
+# model will say must be there by then: where everything passes, a patch says nothing about what was found where.
+
+
+# %% Control
+model = tinymi.load()
+
+
+def moved_at_the_end(source: str) -> float:
+    last, italy = model.config.n_layers - 1, model.run_with_cache(model.to_tokens("The capital of Italy is"))
+    clean = model.run_with_cache(model.to_tokens(source))
+    stream = italy[1]["resid_pre", last].copy()
+    stream[0, -1] = clean[1]["resid_pre", last][0, -1]
+    says, rome = clean[0][0, -1].argmax(), model.to_single_token(" Rome")
+    now, low, high = (x[0, -1, says] - x[0, -1, rome] for x in (model(stream, start_at_layer=last), italy[0], clean[0]))
+    return float((now - low) / (high - low))
+
+
+claim, control = moved_at_the_end("The capital of France is"), moved_at_the_end("The colour of grass is")

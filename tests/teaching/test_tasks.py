@@ -1,10 +1,13 @@
 """Functions to write: references pass, and each mistake gets a sentence of its own."""
 
+from pathlib import Path
 from typing import Any
 
 import tinymi
+from tinymi.teaching.catalogue import all_lessons
+from tinymi.teaching.cells import cells, question
 from tinymi.teaching.diagnosis import judge_function
-from tinymi.teaching.tasks import Task, all_tasks, find_function
+from tinymi.teaching.tasks import Task, all_tasks, find_function, tasks
 
 import numpy as np
 import pytest
@@ -31,6 +34,30 @@ def test_a_mistake_gets_its_own_sentence(task: Task, mistake: tuple[str, str, st
     verdict = judge_function(task, task.reference(old, new))
     assert verdict.grade == "wrong"
     assert verdict.text == sentence
+
+
+FINDINGS = [task for task in all_tasks() if task.control]
+
+
+@pytest.mark.parametrize("task", FINDINGS, ids=lambda task: task.name)
+def test_a_finding_is_true_and_its_control_undoes_it(task: Task, default_model_folder: Path) -> None:
+    variables: dict[str, Any] = {}
+    exec(f"{task.setup}\n{task.control}", variables)
+    claim, control = variables["claim"], variables["control"]
+    assert f"{claim:.2f}" in task.asked.text
+    assert f"{control:.2f}" in task.hints[-1]
+    assert control > 0.9 * claim
+
+
+def test_every_lesson_has_three_exercises_and_one_is_research() -> None:
+    for lesson in all_lessons():
+        in_lesson = [one for cell in cells(lesson.path.read_text("utf-8")) if (one := question(cell))]
+        asked = in_lesson + [task.asked for task in tasks(lesson)]
+        assert len(asked) >= 3, lesson.path.stem
+        assert "research" in {each.difficulty for each in asked}, lesson.path.stem
+    rubrics = [task.hints[-1] for task in all_tasks() if task.asked.difficulty == "research"]
+    assert len(rubrics) > 10
+    assert all(rubric.startswith("your report is good when") for rubric in rubrics)
 
 
 def by_name(name: str) -> Task:

@@ -81,6 +81,8 @@ def arguments_for(model: Model, tokens: Tokens, rng: np.random.Generator) -> dic
         "neuron": int(rng.integers(config.d_mlp)),
         "answer": answer,
         "wrong": wrong,
+        "direction": rng.normal(size=config.d_model).astype(np.float32),
+        "dose": 0.3,
         "edit": lambda stream: stream * 0.5 + 1.0,
     }
 

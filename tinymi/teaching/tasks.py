@@ -2,7 +2,8 @@
 
 A file there has the cells of a lesson. An exercise is a Markdown cell, then the reference: one function with a
 docstring. A cell `# %% Mistakes` may follow with a list of (old, new, sentence): where the reader's numbers are those
-of the reference with `old` replaced by `new`, the sentence says what is wrong.
+of the reference with `old` replaced by `new`, the sentence says what is wrong. Where a finding is to be undone, a cell
+`# %% Control` computes the number that is claimed and that of the control.
 """
 
 import ast
@@ -20,13 +21,14 @@ Function = Callable[..., Any]
 
 @dataclass
 class Task:
-    """One function to write, or, without code, a piece of research."""
+    """A function to write; without code, a finding to undo or a piece of research."""
 
     name: str  # "6.3"
     asked: Question
     setup: str  # the imports of its file, and the functions before
     code: str = ""
     mistakes: list[tuple[str, str, str]] = field(default_factory=list)
+    control: str = ""
 
     @property
     def function(self) -> str:
@@ -80,6 +82,8 @@ def read(path: Path, number: str, first: int = 0) -> list[Task]:
             setup = cell.text
         elif cell.title == "Mistakes":
             result[-1].mistakes = ast.literal_eval(cell.text.partition("=")[2].strip())
+        elif cell.title == "Control":
+            result[-1].control = cell.text
         elif not cell.is_markdown:
             result[-1].code = cell.text
             setup = f"{setup}\n\n\n{cell.text}"  # later functions may call it
@@ -120,4 +124,6 @@ def notebook_cells(todo: list[Task], solutions: bool) -> list[Cell]:
         result.append(Cell(0, "", True, f"**Exercise {task.name}** ({about}): {task.asked.text}"))
         if task.code:
             result.append(Cell(0, "", False, task.code if solutions else task.stub))
+        if task.control and solutions:
+            result.append(Cell(0, "", False, f"{task.control}\nprint(claim, control)"))
     return result
