@@ -15,6 +15,7 @@ Lens, https://arxiv.org/abs/2303.08112
 # %% Set-up
 from tinymi import KeyValueCache
 from tinymi.arrays import Array, Tokens
+from tinymi.errors import InputError
 from tinymi.teaching import Lesson, Token, prompts, show_token
 
 import numpy as np
@@ -24,6 +25,8 @@ lesson.option("--prompt", default="The capital of France is", help="the prompt t
 options = lesson.start()
 model = lesson.load_model()
 weights, config, n_layers = model.weights, model.config, model.config.n_layers
+if model.to_tokens(options.prompt).size < 2:
+    raise InputError(f"--prompt: {options.prompt!r} is one token, and no lens reads the first one; give two or more")
 layers = range(4 * n_layers // 5 - 1, n_layers)  # the lenses read before each of these
 points = [*(f"blocks.{layer}.hook_resid_pre" for layer in layers), f"blocks.{n_layers - 1}.hook_resid_post"]
 
@@ -110,9 +113,7 @@ def readings(i: int, x: Array) -> dict[str, Array]:
     X, Y = (normed(train[row]) - mean_normed[row] for row in (i, -1))  # [token, d_model]
     A = np.linalg.solve(X.T @ X + penalty, X.T @ Y)
     lenses = {"logit lens": x, "shifted": mean[-1] + x - mean[i], "Jacobian": mean[-1] + (x - mean[i]) @ J[i].T}
-    lenses["shuffled"] = (
-        mean[-1] + (x - mean[i])[:, shuffle] @ J[i].T
-    )  # as large a matrix, each number in a wrong place
+    lenses["shuffled"] = mean[-1] + (x - mean[i])[:, shuffle] @ J[i].T  # each number in a wrong place
     return lenses | {"translator": mean_normed[-1] + (normed(x) - mean_normed[i]) @ A}
 
 
