@@ -55,7 +55,7 @@ def next_hint(name: str) -> str:
     else:
         name, hints = task.name, task.hints
     seen = progress()
-    entry = seen.setdefault(name, {"right": False, "tries": 0, "hints": 0})
+    entry = _entry(seen, name)
     place = min(entry["hints"], len(hints) - 1)
     entry["hints"] = place + 1
     _save(seen)
@@ -71,9 +71,13 @@ def progress() -> dict[str, dict[str, Any]]:
     return {}
 
 
+def _entry(seen: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    return seen.setdefault(name, {"right": False, "tries": 0, "hints": 0})
+
+
 def _count(name: str, verdict: Verdict) -> None:
     seen = progress()
-    entry = seen.setdefault(name, {"right": False, "tries": 0, "hints": 0})
+    entry = _entry(seen, name)
     entry["tries"] += 1
     entry["right"] = entry["right"] or verdict.grade == "right"
     _save(seen)
