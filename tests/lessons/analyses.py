@@ -27,6 +27,29 @@ def kl_bits(logits: Any, other: Any) -> float:
     return float((p.exp() * (p - q)).sum() / np.log(2))
 
 
+class Writes:
+    """What each component of a transformers model writes at the last position; one of them may be turned down."""
+
+    def __init__(self, reference: Any) -> None:
+        self.values: dict[str, Any] = {}  # of the last run, by our hook point: [d_model]
+        self.removed: str | None = None
+        self.dose = 0.0
+        reference.model.embed_tokens.register_forward_hook(self._keep("hook_embed"))
+        for i, layer in enumerate(reference.model.layers):
+            layer.self_attn.register_forward_hook(self._keep(f"blocks.{i}.hook_attn_out"))
+            layer.mlp.register_forward_hook(self._keep(f"blocks.{i}.hook_mlp_out"))
+
+    def _keep(self, name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> Any:
+            value = (output[0] if isinstance(output, tuple) else output).clone()
+            if name == self.removed:
+                value[:, -1] *= self.dose
+            self.values[name] = value[0, -1].detach().double()
+            return (value, *output[1:]) if isinstance(output, tuple) else value
+
+        return hook
+
+
 @contextmanager
 def without_heads(reference: Any, heads: Mapping[int, Sequence[int]], d_head: int) -> Iterator[None]:
     """For the length of a `with`, the heads of some layers write nothing: their slices of o_proj's input are zero."""

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import tinymi
+from tests.lessons.analyses import Writes
 from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face, save_variant
 from tinymi import Model
@@ -20,36 +21,21 @@ class Reference:
 
     def __init__(self, folder: Path, model: Model) -> None:
         self.model, self.reference = model, hugging_face(folder).requires_grad_(False)
-        self.parts: dict[str, Any] = {}
-        self.removed: str | None = None
-        self.reference.model.embed_tokens.register_forward_hook(self.keep("hook_embed"))
-        for i, layer in enumerate(self.reference.model.layers):
-            layer.self_attn.register_forward_hook(self.keep(f"blocks.{i}.hook_attn_out"))
-            layer.mlp.register_forward_hook(self.keep(f"blocks.{i}.hook_mlp_out"))
-
-    def keep(self, name: str) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> Any:
-            value = (output[0] if isinstance(output, tuple) else output).clone()
-            if name == self.removed:
-                value[:, -1] = 0
-            self.parts[name] = value[0, -1].double()
-            return (value, *output[1:]) if isinstance(output, tuple) else value
-
-        return hook
+        self.writes = Writes(self.reference)
 
     def difference(self, prompt: str, answers: tuple[str, str], removed: str | None = None) -> float:
-        self.removed = removed
+        self.writes.removed = removed
         logits = self.reference(torch.from_numpy(self.model.to_tokens(prompt))).logits[0, -1].double()
         first, second = (self.model.to_single_token(text) for text in answers)
         return float(logits[first] - logits[second])
 
     def shares(self, prompt: str, answers: tuple[str, str]) -> dict[str, float]:
         self.difference(prompt, answers)
-        final = torch.stack(list(self.parts.values())).sum(dim=0)
+        final = torch.stack(list(self.writes.values.values())).sum(dim=0)
         scale = torch.sqrt((final**2).mean() + self.reference.config.rms_norm_eps)
         first, second = (self.reference.lm_head.weight[self.model.to_single_token(text)].double() for text in answers)
         direction = self.reference.model.norm.weight.double() * (first - second) / scale
-        return {name: float(part @ direction) for name, part in self.parts.items()}
+        return {name: float(part @ direction) for name, part in self.writes.values.items()}
 
     def check(self, report: dict[str, Any], prompt: str, answers: tuple[str, str]) -> None:
         """The bars of the layers, and the table of shares and total effects."""

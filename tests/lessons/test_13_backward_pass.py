@@ -5,6 +5,7 @@ from typing import Any
 
 import tinymi
 from tests.engine.torch_gradients import torch_gradients
+from tests.lessons.analyses import Writes
 from tests.running import default_lesson_json, lesson_json, refusal
 from tests.variants import hugging_face, save_variant
 from tinymi import Model
@@ -25,29 +26,14 @@ class Reference:
     def __init__(self, folder: Path, model: Model, tokens: Tokens, answers: tuple[int, int]) -> None:
         self.model, self.tokens, self.answers = hugging_face(folder).requires_grad_(False), tokens, answers
         self.angles = rope_angles(model.config, np.arange(tokens.shape[1])[None])
-        self.removed: str | None = None
-        self.doses = {"dose": 0.0}
-        self.values: dict[str, Any] = {}
-        for i, layer in enumerate(self.model.model.layers):
-            layer.self_attn.register_forward_hook(self.keep(f"blocks.{i}.hook_attn_out"))
-            layer.mlp.register_forward_hook(self.keep(f"blocks.{i}.hook_mlp_out"))
-
-    def keep(self, name: str) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> Any:
-            value = (output[0] if isinstance(output, tuple) else output).clone()
-            if name == self.removed:
-                value[:, -1] *= self.doses["dose"]
-            self.values[name] = value[0, -1].detach().numpy()
-            return (value, *output[1:]) if isinstance(output, tuple) else value
-
-        return hook
+        self.writes = Writes(self.model)
 
     def difference(self, removed: str | None = None, dose: float = 0.0) -> float:
         """The logit difference, with one component turned down."""
-        self.removed, self.doses["dose"] = removed, dose
+        self.writes.removed, self.writes.dose = removed, dose
         with torch.no_grad():
             logits = self.model(torch.from_numpy(self.tokens)).logits[0, -1].double()
-        self.removed = None
+        self.writes.removed = None
         return float(logits[self.answers[0]] - logits[self.answers[1]])
 
     def gradients(self) -> dict[str, Array]:
@@ -66,7 +52,7 @@ class Reference:
             assert numbers == pytest.approx(expected[-64:], abs=1e-4 * float(abs(expected).max())), name
         slopes, effects = np.array(lesson["slope"][1:]), lesson["effect"]
         names = [name for name in grads if name.endswith(("attn_out", "mlp_out"))]
-        expected_slopes = [self.values[name] @ grads[name][0, -1] for name in names]
+        expected_slopes = [self.writes.values[name].numpy() @ grads[name][0, -1] for name in names]
         assert slopes == pytest.approx(expected_slopes, abs=1e-4 * float(abs(slopes).max()))
         for i in (0, 1, len(names) // 2, len(names) - 1):
             assert effects[i] == pytest.approx(whole - self.difference(names[i]), abs=1e-4 * max(map(abs, effects)))
@@ -127,7 +113,7 @@ def test_the_deeper_file(default_model: Model, default_model_folder: Path, tmp_p
         reference = Reference(default_model_folder, default_model, tokens, answers)
         grads, whole = reference.gradients(), reference.difference()
         names = [name for name in grads if name.endswith(("attn_out", "mlp_out"))]
-        slopes = [reference.values[name] @ grads[name][0, -1] for name in names]
+        slopes = [reference.writes.values[name].numpy() @ grads[name][0, -1] for name in names]
         assert deeper["slopes"][fact][0] == pytest.approx(slopes, abs=1e-3)
         for i in (0, 3, 46, 59):
             expected = whole - reference.difference(names[i])
