@@ -32,10 +32,10 @@ MISTAKES = [
 ]
 
 # %% [markdown]
-# Exercise (research, 90 minutes): In the toy, some features are more important than others if their errors count more.
-# Which are kept when there is no room for all, and does rarity change the order?
+# Exercise (research, 90 minutes): Let features come in pairs: where one is present, so is the other. Which angle does
+# the toy give the two directions of a pair, and does rarity change it?
 #
-# Hint: multiply the squared errors by 0.9 to the power of the feature's number; the gradient gets the same factor
+# Hint: draw one presence for both features of a pair, and two sizes
 #
-# Hint: your report is good when it trains from several seeds; tells a feature that is half there from one that is
-# absent; and shows the same with all features equally important
+# Hint: your report is good when it trains from several seeds; holds the angle within pairs against that between
+# features of different pairs; and shows the same for features that come alone
