@@ -10,7 +10,7 @@ from tinymi.backward import log_probability, logit_difference
 from tinymi.checkpoint import load
 from tinymi.checkpoint.dictionary_files import load_dictionary, save_dictionary
 from tinymi.config import Config
-from tinymi.dictionaries import Dictionary, loss_recovered, unexplained_variance
+from tinymi.dictionaries import Dictionary, loss_recovered, reconstruct_across, unexplained_variance
 from tinymi.errors import (
     ConfigError,
     ConfigWarning,
@@ -68,6 +68,7 @@ __all__ = [
     "log_probability",
     "logit_difference",
     "loss_recovered",
+    "reconstruct_across",
     "save_dictionary",
     "unexplained_variance",
 ]

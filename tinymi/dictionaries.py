@@ -4,7 +4,7 @@ An SAE writes one value of the model as a sum of few directions out of many, its
 for what an MLP makes of its input. `tinymi.load_dictionary` reads those that others have trained.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -106,8 +106,8 @@ class Dictionary:
         """The value that the features stand for, [..., d_out], from the input [..., d_in]."""
         if len(self.writes) > 1:
             raise InputError(
-                f"reconstruct: {self.writes[0]} is written by features of all layers below, too; decode each layer's "
-                "dictionary, and add what they write there"
+                f"reconstruct: {self.writes[0]} is written by features of all layers below, too; give the dictionaries "
+                "of all layers to tinymi.reconstruct_across"
             )
         values = self.decode(self.encode(x))
         return values if self.W_skip is None else values + np.asarray(x) @ self.W_skip
@@ -124,6 +124,24 @@ class Dictionary:
                 f"{name}: got {array.dtype} of shape {list(array.shape)}; give floats [..., {width}] of {self.reads}"
             )
         return array.reshape(-1, width).astype(self.b_enc.dtype, copy=False)
+
+
+def reconstruct_across(dictionaries: Sequence[Dictionary], cache: ActivationCache) -> dict[str, Array]:
+    """What a cross-layer transcoder rebuilds of a run: each hook point that it writes to, [batch, pos, d_out].
+
+    dictionaries: of all layers, since the features of each write to its own layer and to those above.
+    """
+    given = {dictionary.writes[0] for dictionary in dictionaries}
+    written = {point for dictionary in dictionaries for point in dictionary.writes}
+    if missing := sorted(written - given) if any("blocks.0." in point for point in given) else ["layer 0"]:
+        raise InputError(f"reconstruct_across: the dictionary of {missing[0]} is missing; give those of all layers")
+    rebuilt: dict[str, Array] = {}
+    for dictionary in dictionaries:
+        values = dictionary.decode(dictionary.encode(dictionary.input(cache)))
+        values = values.reshape(*values.shape[:2], len(dictionary.writes), -1)  # [batch, pos, n_points, d_out]
+        for i, point in enumerate(dictionary.writes):
+            rebuilt[point] = rebuilt.get(point, 0) + values[:, :, i]
+    return rebuilt
 
 
 class Recovered(NamedTuple):

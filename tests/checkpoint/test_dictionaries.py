@@ -85,7 +85,8 @@ def saelens(folder: Path, architecture: str = "standard", **fields: Any) -> Tens
     config = {"d_in": D, "d_sae": N, "architecture": architecture, "apply_b_dec_to_input": True, "dtype": "float32"}
     config |= {"normalize_activations": "none", "metadata": {"hook_name": "blocks.2.hook_resid_pre"}, **fields}
     t = {"W_enc": random(D, N), "b_enc": random(N), "W_dec": random(N, D), "b_dec": random(D)}
-    t |= {"threshold": random(N).abs() * 3} if architecture == "jumprelu" else {}
+    t |= {"threshold": random(N).abs() * 3} if "jumprelu" in architecture else {}
+    t |= {"W_skip": random(D, D, seed=3)} if "skip" in architecture else {}
     write(folder, "sae_weights.safetensors", t, config)
     return t
 
@@ -105,6 +106,42 @@ def test_saelens(architecture: str, apply: bool, tiny: Model, tmp_path: Path) ->
     tinymi.save_dictionary(sae, tmp_path / "again")
     again = tinymi.load_dictionary(tmp_path / "again", tiny, layer=2)
     assert np.array_equal(again.reconstruct(x.numpy()), sae.reconstruct(x.numpy()))
+
+
+@pytest.mark.parametrize("architecture", ["transcoder", "skip_transcoder", "jumprelu_skip_transcoder"])
+@pytest.mark.parametrize("hook", ["ln2.hook_normalized", "hook_mlp_in"])
+def test_saelens_transcoder(architecture: str, hook: str, tiny: Model, tmp_path: Path) -> None:
+    names = {"hook_name": f"blocks.1.{hook}", "hook_name_out": "blocks.1.hook_mlp_out"}
+    t = saelens(tmp_path, architecture, apply_b_dec_to_input=False, d_out=D, metadata=names)
+    transcoder = tinymi.load_dictionary(tmp_path, tiny)
+    _, cache = tiny.run_with_cache(np.array([[3, 5, 8, 1]]))
+    given = transcoder.input(cache)
+    x = torch.from_numpy(given.copy())
+    features = (x @ t["W_enc"] + t["b_enc"]).relu()
+    features = features * (features > t["threshold"]) if "threshold" in t else features
+    y = features @ t["W_dec"] + t["b_dec"] + (x @ t["W_skip"].T if "W_skip" in t else 0)
+    assert error(transcoder.reconstruct(given), y.numpy()) < 1e-5
+    tinymi.save_dictionary(transcoder, tmp_path / "again")
+    again = tinymi.load_dictionary(tmp_path / "again", tiny)
+    assert again.reads == "blocks.1.ln2.hook_normalized"
+    assert again.writes == ("blocks.1.hook_mlp_out",)
+    assert error(again.reconstruct(again.input(cache)), y.numpy()) < 1e-5
+
+
+def test_what_saelens_cannot_hold_is_not_saved(tiny: Model, tmp_path: Path) -> None:
+    sae = exact(tiny)
+    points = ("blocks.1.hook_mlp_out",)
+    for other, words in [
+        (dataclasses.replace(sae, writes=points * 2), "its features write to 2 layers"),
+        (dataclasses.replace(sae, k=4, grouped=True), "the largest feature of each group"),
+        (dataclasses.replace(sae, k=4, threshold=sae.b_enc), "both a threshold and k"),
+        (dataclasses.replace(sae, k=4, writes=points), "a transcoder with k"),
+        (dataclasses.replace(sae, W_skip=np.eye(D)), "an SAE with W_skip"),
+        (dataclasses.replace(sae, b_in=np.ones(D)), "b_in, which is not its b_dec"),
+    ]:
+        with pytest.raises(tinymi.InputError, match=words):
+            tinymi.save_dictionary(other, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 YAML = 'model_name: "m"\nfeature_input_hook: {}\nfeature_output_hook: "mlp.hook_out"  # ours\nlist:\n  - "hf://x"\n'
@@ -152,6 +189,25 @@ def test_circuit_tracer_cross_layer(tiny: Model, tmp_path: Path, monkeypatch: py
     assert error(clt.decode(features.numpy()), written.numpy()) < 1e-5
     with pytest.raises(tinymi.InputError, match="features of all layers below"):
         clt.reconstruct(x.numpy())
+
+
+def test_a_cross_layer_transcoder_rebuilds_every_layer(tiny: Model, tmp_path: Path) -> None:
+    t: Tensors = {}
+    for layer in range(3):
+        t |= cross_layer(tmp_path, layer)
+    layers = [tinymi.load_dictionary(tmp_path, tiny, layer=layer) for layer in range(3)]
+    _, cache = tiny.run_with_cache(np.array([[3, 5, 8, 1], [2, 2, 7, 4]]))
+    rebuilt = tinymi.reconstruct_across(layers, cache)
+    for target in range(3):
+        expected = t[f"b_dec_{target}"]
+        for layer in range(target + 1):
+            x = torch.from_numpy(cache["resid_mid", layer].copy())
+            features = (x @ t[f"W_enc_{layer}"].T + t[f"b_enc_{layer}"]).relu()
+            expected = expected + features @ t[f"W_dec_{layer}"][:, target - layer]
+        assert error(rebuilt[f"blocks.{target}.hook_mlp_out"], expected.numpy()) < 1e-5
+    for some, missing in [(layers[1:], "layer 0"), (layers[:2], "blocks.2.hook_mlp_out")]:
+        with pytest.raises(tinymi.InputError, match=f"the dictionary of {missing} is missing"):
+            tinymi.reconstruct_across(some, cache)
 
 
 def test_only_the_files_of_the_layer_are_fetched(

@@ -220,6 +220,14 @@ class _Reader:
             raise ConfigError(f"{self.path}: {hook.name} has the axes {' '.join(hook.point.axes)}, not one vector each")
         return hook.name
 
+    def input(self, name: str) -> tuple[str, Array | None]:
+        """The point that is read, and by what its value is multiplied: an MLP's input has its norm's weight in it."""
+        match = re.fullmatch(r"blocks\.(\d{1,6})\.(?:mlp\.hook_in|hook_mlp_in)", name)
+        if match is None:
+            return self.point(name), None
+        reads = self.point(f"blocks.{match[1]}.ln2.hook_normalized")
+        return reads, self.model.weights.blocks[int(match[1])].ln2
+
     def width(self, point: str) -> int:
         config = self.model.config
         return config.d_mlp if point.rpartition("hook_")[2] in ("pre", "pre_linear", "post") else config.d_model
@@ -294,7 +302,9 @@ def _sparsify(reader: _Reader, config: Mapping[str, Any], name: str) -> Dictiona
     )
 
 
-_ACTIVATIONS = {"standard": "relu", "jumprelu": "relu", "topk": "topk"}
+_ACTIVATIONS = {"standard": "relu", "jumprelu": "relu", "topk": "topk"} | dict.fromkeys(
+    ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"), "relu"
+)
 _SAELENS: dict[str, Callable[[Any], bool] | None] = {
     "architecture": lambda value: value in _ACTIVATIONS,
     "activation_fn": lambda value: value in ("relu", "topk"),
@@ -304,9 +314,11 @@ _SAELENS: dict[str, Callable[[Any], bool] | None] = {
     "rescale_acts_by_decoder_norm": _is_off,
     "finetuning_scaling_factor": _is_off,
     "hook_head_index": _is_off,
+    "hook_head_index_out": _is_off,
 } | dict.fromkeys(
     (
         *("d_in", "d_sae", "k", "activation_fn_kwargs", "apply_b_dec_to_input", "hook_name", "hook_layer", "metadata"),
+        *("d_out", "hook_name_out", "hook_layer_out"),
         *("dtype", "device", "model_name", "model_class_name", "model_from_pretrained_kwargs", "prepend_bos"),
         *("context_size", "dataset_path", "dataset_trust_remote_code", "sae_lens_training_version", "neuronpedia_id"),
         *("sae_lens_version", "seqpos_slice"),
@@ -317,25 +329,30 @@ _SAELENS: dict[str, Callable[[Any], bool] | None] = {
 def _saelens(reader: _Reader, config: Mapping[str, Any]) -> Dictionary:
     reader.check_fields(config, _SAELENS)
     metadata = config.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    point = reader.point(config.get("hook_name", metadata.get("hook_name")))
+    fields = (metadata if isinstance(metadata, dict) else {}) | dict(config)
     architecture = config.get("architecture", "standard")
+    transcodes = str(architecture).endswith("transcoder")
+    reads, norm_weight = reader.input(str(fields.get("hook_name")))
+    writes = reader.point(fields.get("hook_name_out")) if transcodes else reads
     activation = config.get("activation_fn_str", config.get("activation_fn", _ACTIVATIONS[architecture]))
-    n, d = reader.n_features("b_enc"), reader.width(point)
-    reader.check_names(["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if architecture == "jumprelu" else [])])
+    n, d, d_out = reader.n_features("b_enc"), reader.width(reads), reader.width(writes)
+    extra = [name for name, word in (("threshold", "jumprelu"), ("W_skip", "skip")) if word in architecture]
+    reader.check_names(["W_enc", "b_enc", "W_dec", "b_dec", *extra])
     options = config.get("activation_fn_kwargs")
     k = {"k": config.get("k", options.get("k") if isinstance(options, dict) else None)}
-    b_dec = reader.array("b_dec", d)
+    b_dec = reader.array("b_dec", d_out)
     return Dictionary(
-        point,
-        (point,),
+        reads,
+        (writes,),
         reader.rows("W_enc", n, d, turned=True),
         reader.array("b_enc", n),
-        reader.rows("W_dec", n, d),
+        reader.rows("W_dec", n, d_out),
         b_dec,
-        b_in=b_dec if config.get("apply_b_dec_to_input", True) else None,
-        threshold=reader.array("threshold", n) if architecture == "jumprelu" else None,
+        b_in=b_dec if not transcodes and config.get("apply_b_dec_to_input", True) else None,
+        threshold=reader.array("threshold", n) if "threshold" in extra else None,
         k=_positive(reader, k, "k", n) if activation == "topk" else None,
+        W_skip=reader.array("W_skip", d_out, d).T if "W_skip" in extra else None,
+        norm_weight=norm_weight,
     )
 
 
@@ -344,10 +361,8 @@ def _circuit_tracer(reader: _Reader, config: Mapping[str, str], layer: int | Non
     n_layers = reader.model.config.n_layers
     if layer is None or layer >= n_layers:
         raise InputError(f"{reader.path}: is for layer {layer}, but the model has layers 0 to {n_layers - 1}")
-    reads, norm_weight = f"blocks.{layer}.{config.get('feature_input_hook')}", None
-    if reads.endswith("mlp.hook_in"):
-        reads, norm_weight = f"blocks.{layer}.ln2.hook_normalized", reader.model.weights.blocks[layer].ln2
-    reads, first = reader.point(reads), reader.point(f"blocks.{layer}.{config.get('feature_output_hook')}")
+    reads, norm_weight = reader.input(f"blocks.{layer}.{config.get('feature_input_hook')}")
+    first = reader.point(f"blocks.{layer}.{config.get('feature_output_hook')}")
     crosses = reader.path.name.startswith("W_dec")
     end = f"_{layer}" if crosses else ""
     n, d, d_out = reader.n_features(f"b_enc{end}"), reader.width(reads), reader.width(first)
@@ -374,29 +389,31 @@ def _circuit_tracer(reader: _Reader, config: Mapping[str, str], layer: int | Non
 
 
 def save_dictionary(dictionary: Dictionary, folder: str | os.PathLike[str]) -> None:
-    """Write an SAE as SAELens does, so that SAELens and `load_dictionary` can read it. Raises InputError."""
-    same_input = dictionary.b_in is None or np.array_equal(dictionary.b_in, dictionary.b_dec)
-    if (
-        dictionary.writes != (dictionary.reads,)
-        or dictionary.W_skip is not None
-        or dictionary.grouped
-        or not same_input
-    ):
-        raise InputError("save_dictionary: only an SAE can be saved, which rebuilds what it reads, without W_skip")
-    if dictionary.threshold is not None and dictionary.k is not None:
-        raise InputError("save_dictionary: has both a threshold and k; SAELens knows one or the other")
+    """Write an SAE or a transcoder as SAELens does, so that SAELens and `load_dictionary` can read it.
+
+    Raises InputError for what SAELens has no format for: features that write to several layers, groups, and a TopK
+    transcoder.
+    """
+    transcodes = dictionary.writes != (dictionary.reads,)
+    for problem, applies in _unsaved(dictionary, transcodes).items():
+        if applies:
+            raise InputError(f"save_dictionary: {problem}, for which SAELens has no format")
+    weight = 1.0 if dictionary.norm_weight is None else dictionary.norm_weight[:, None]
     tensors = {
-        "W_enc": dictionary.W_enc,
+        "W_enc": dictionary.W_enc * weight,
         "b_enc": dictionary.b_enc,
         "W_dec": dictionary.W_dec,
         "b_dec": dictionary.b_dec,
     }
-    architecture: dict[str, Any] = {"architecture": "standard"}
+    names = ["transcoder"] if transcodes else []
+    if dictionary.W_skip is not None:
+        names.insert(0, "skip")
+        tensors["W_skip"] = (dictionary.W_skip * weight).T
     if dictionary.threshold is not None:
-        tensors["threshold"], architecture = dictionary.threshold, {"architecture": "jumprelu"}
-    elif dictionary.k is not None:
-        architecture = {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
-    config = architecture | {
+        names.insert(0, "jumprelu")
+        tensors["threshold"] = dictionary.threshold
+    config: dict[str, Any] = {
+        "architecture": "_".join(names) or "standard",
         "d_in": tensors["W_enc"].shape[0],
         "d_sae": dictionary.n_features,
         "dtype": str(dictionary.b_enc.dtype),
@@ -406,9 +423,28 @@ def save_dictionary(dictionary: Dictionary, folder: str | os.PathLike[str]) -> N
         "reshape_activations": "none",
         "metadata": {"hook_name": dictionary.reads},
     }
+    if transcodes:
+        config["d_out"] = tensors["W_dec"].shape[1]
+        config["metadata"]["hook_name_out"] = dictionary.writes[0]
+    if dictionary.k is not None:
+        config |= {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: np.ascontiguousarray(values) for name, values in tensors.items()}, place / "sae_weights.safetensors"
     )
     (place / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _unsaved(dictionary: Dictionary, transcodes: bool) -> dict[str, bool]:
+    """What stands in the way of saving it, and whether it does."""
+    b_in = dictionary.b_in
+    return {
+        f"its features write to {len(dictionary.writes)} layers": len(dictionary.writes) > 1,
+        "it takes the largest feature of each group": dictionary.grouped,
+        "it has both a threshold and k": dictionary.threshold is not None and dictionary.k is not None,
+        "it is a transcoder with k": transcodes and dictionary.k is not None,
+        "it is an SAE with W_skip": not transcodes and dictionary.W_skip is not None,
+        "it takes off b_in, which is not its b_dec": b_in is not None
+        and (transcodes or not np.array_equal(b_in, dictionary.b_dec)),
+    }
