@@ -5,7 +5,7 @@ What you will learn: to test a claim about planning. A large model was found to 
 begins the line. Ask a small one: does it rhyme at all, and does a rhyme that you inject early reach the end? And see
 why the largest effect of such an experiment proves nothing.
 
-Needs: steering dose response, fooling yourself
+Needs: activation patching, steering dose response
 
 Time: 10 minutes to read, 9 seconds to run
 

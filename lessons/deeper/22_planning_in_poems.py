@@ -61,12 +61,14 @@ def log_p(logits: Array) -> Array:
     return np.asarray(np.log(softmax(logits.astype(np.float64))[..., ids]))
 
 
-pieces, streams, after = [], [], []
+pieces: list[list[str]] = []
+streams: list[list[Array]] = []  # of each poem and layer: [pos, d_model]
+after: list[Array] = []  # of each poem: [word]
 for poem in lesson.progress(poems, "poems"):
     tokens = model.to_tokens(f"{poem}\n{options.line}")
     logits, cache = model.run_with_cache(tokens, points)
     pieces.append(model.to_str_tokens(tokens[0]))
-    streams.append([cache[point][0] for point in points])  # [layer][pos, d_model]
+    streams.append([cache[point][0] for point in points])
     after.append(log_p(logits[0, -1]))
 in_poem = np.array([[f" {word}," in poem or f" {word}." in poem for _, word in words] for poem in poems])
 
@@ -103,16 +105,18 @@ def total(log_probs: Array, rhyme: int) -> Array:
     return np.asarray(np.log(np.exp(log_probs[..., rhyme_of == rhyme]).sum(axis=-1)))
 
 
-pairs = [(poem, (poem + 2 * step) % len(poems)) for poem in range(len(poems)) for step in (1, 2, 3)]
+pairs = [(own, (own + 2 * step) % len(poems)) for own in range(len(poems)) for step in (1, 2, 3)]
 moves = np.zeros((len(layers), len(pairs), n))  # [layer, pair, place]
 for i, layer in enumerate(layers):
-    for j, (poem, other) in enumerate(lesson.progress(pairs, f"pairs of poems, layer {layer}")):
-        batch = np.repeat(streams[poem][i][None], n, axis=0)  # [place, pos, d_model]
+    for j, (own, other) in enumerate(lesson.progress(pairs, f"pairs of poems, layer {layer}")):
+        batch = np.repeat(streams[own][i][None], n, axis=0)  # [place, pos, d_model]
         batch[np.arange(n), np.arange(-n, 0)] = streams[other][i][-n:]
         patched = log_p(model(batch, start_at_layer=layer, positions=-1)[:, 0])
-        moves[i, j] = total(patched, other // 2) - total(after[poem], other // 2)
+        moves[i, j] = total(patched, other // 2) - total(after[own], other // 2)
+again = log_p(model(streams[1][0][None], start_at_layer=layers[0], positions=-1)[:, 0])
+lesson.equal("run on from a layer, a poem ends as it did", again[0], after[1])
 brought = np.array([other // 2 for _, other in pairs])
-yardstick = np.array([total(after[other], other // 2) - total(after[poem], other // 2) for poem, other in pairs])
+yardstick = np.array([total(after[other], other // 2) - total(after[own], other // 2) for own, other in pairs])
 columns: dict[str, Any] = {"at": [Token(piece) for piece in pieces[0][-n:]]}
 columns |= {f"layer {layer}": moves[i].mean(axis=0) for i, layer in enumerate(layers)}
 lesson.table(columns, caption="nats by which the words of the other rhyme move", format="+.2f")
@@ -194,7 +198,7 @@ else:
     lesson.keep(features_moved=moved, chance_moved=chance)
 
 lesson.headline(
-    f"A new rhyme is {rhyming:.2f} nats likelier than elsewhere, and a stream put in before the last word brings another "
+    f"A new rhyme is {rhyming:.2f} nats likelier than elsewhere. A stream put in before the last word brings another "
     f"rhyme by at most {moves[:, :, :-1].mean(axis=1).max():+.2f} nats; the other poem itself does by "
     f"{yardstick.mean():+.2f}."
 )

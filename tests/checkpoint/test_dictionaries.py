@@ -167,10 +167,10 @@ def test_circuit_tracer_layers(hook: str, turned: bool, tiny: Model, tmp_path: P
         tinymi.load_dictionary(tmp_path, tiny)
 
 
-def cross_layer(folder: Path, layer: int, dtype: Any = torch.bfloat16) -> Tensors:
+def cross_layer(folder: Path, layer: int, n_layers: int = 3, dtype: Any = torch.bfloat16) -> Tensors:
     encoder = {"W_enc": random(N, D), "b_enc": random(N), "b_dec": random(D)}
     encoder = {f"{name}_{layer}": tensor.to(dtype) for name, tensor in encoder.items()}
-    decoder = {f"W_dec_{layer}": random(N, 3 - layer, D).to(dtype)}
+    decoder = {f"W_dec_{layer}": random(N, n_layers - layer, D).to(dtype)}
     write(folder, f"W_enc_{layer}.safetensors", encoder, YAML.format("hook_resid_mid"))
     write(folder, f"W_dec_{layer}.safetensors", decoder, YAML.format("hook_resid_mid"))
     return {name: tensor.float() for name, tensor in (encoder | decoder).items()}
