@@ -94,9 +94,9 @@ def without(n: int) -> Array:
 promotes = w.W_out[neuron] * model.weights.ln_final @ model.weights.W_U  # [d_vocab]
 promoted = np.argsort(-promotes)[:6]
 before, after = softmax(logits[0, -1]), without(neuron)
-columns = {"token": [Token(t) for t in model.to_str_tokens(promoted)], "promoted by": promotes[promoted]}
+columns = {"token": [Token(t) for t in model.to_str_tokens(promoted)], "written": promotes[promoted]}
 columns |= {"probability": before[promoted], "without it": after[promoted]}
-lesson.table(columns, caption=f"neuron {layer}.{neuron}, and the prediction after the prompt", format=".3f")
+lesson.table(columns, caption=f"what {layer}.{neuron} promotes, and the prediction after the prompt", format=".3f")
 
 # %% [markdown]
 # A control: take out other neurons of the layer instead. How far does the probability of the first token move then?
