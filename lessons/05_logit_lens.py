@@ -5,7 +5,7 @@ What you will learn: to read every layer and position, to recognise debris, and 
 
 Needs: token prediction sweep
 
-Time: 12 minutes to read, 7 seconds to run
+Time: 12 minutes to read, 8 seconds to run
 
 Paper: Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens,
 https://arxiv.org/abs/2303.08112
@@ -72,7 +72,7 @@ lesson.table(
 #
 # The lens assumes that every layer speaks the language of the last one. Does it have to? At each layer, the streams of
 # some ordinary text have a mean: what this layer always says. Take it off, and add the mean of the last layer instead.
-# This shift is a constant that knows nothing of your prompt. Does it help all the same?
+# This shift is a constant that knows nothing of your prompt. Does it help?
 
 # %%
 rows = np.unique(np.linspace(0, n_layers, 6).astype(int))  # 0 is the embedding, the last one the last layer
@@ -100,7 +100,7 @@ A = []
 for row in range(len(rows)):
     X, Y = train[row] - mean[row], train[-1] - mean[-1]  # [token, d_model]
     A.append(np.linalg.solve(X.T @ X + penalty, X.T @ Y))  # [d_model, d_model]
-lesson.equal("the translator solves its equations", (X.T @ X + penalty) @ A[-1], X.T @ Y, 1e-3)
+lesson.equal("the matrix solves its equations", (X.T @ X + penalty) @ A[-1], X.T @ Y, 1e-3)
 translated = read(np.stack([mean[-1] + (x[row] - mean[row]) @ A[row] for row in range(len(rows))]))
 table = {"layer": [labels[row] for row in rows], "raw lens": raw_rank, "shifted": shifted_rank}
 table |= {"translated": 1 + (translated > translated[:, [answer]]).sum(axis=-1)}
@@ -124,14 +124,14 @@ def bits(log_q: Array) -> float:
 
 
 average = np.exp(read(train[-1][::4])).mean(axis=0)  # of the predictions: [d_vocab]
-raw = [bits(read(x)) for x in held_out]
-shift = [bits(read(x - mean[row] + mean[-1])) for row, x in enumerate(held_out)]
+raw = [bits(read(x)) for x in held_out[1:]]  # from the first row after the embedding
+shift = [bits(read(x)) for x in (held_out - mean[:, None] + mean[-1])[1:]]
 tuned = [bits(read(mean[-1] + (x - mean[row]) @ A[row])) for row, x in enumerate(held_out)]
-curves = {"raw lens": raw[1:], "shifted": shift[1:], "translated": tuned[1:]}
+curves = {"raw lens": raw, "shifted": shift, "translated": tuned[1:]}
 controls = f"average prediction {bits(np.log(average)):.1f}, translated embedding {tuned[0]:.1f}"
 picture = lesson.lines(list(rows[1:] - 1), curves, f"bits from the prediction; {controls}", "layer", "bits", ".1f")
 lesson.headline(
-    f"Half way up, the raw lens is {raw[len(rows) // 2]:.1f} bits from what the model will say, and a translator "
+    f"Half way up, the raw lens is {raw[len(rows) // 2 - 1]:.1f} bits from what the model will say, and a translator "
     f"{tuned[len(rows) // 2]:.1f}. Knowing the last token alone, and no layer, gives {tuned[0]:.1f}.",
     picture,
 )

@@ -6,14 +6,13 @@ whether the answer survives; and why the same cut proves nothing at the first to
 
 Needs: attention patterns, activation patching
 
-Time: 10 minutes to read, 9 seconds to run
+Time: 10 minutes to read, 8 seconds to run
 
 Paper: Geva et al. 2023, Dissecting Recall of Factual Associations, https://arxiv.org/abs/2304.14767; Xiao et al. 2023,
 Efficient Streaming Language Models with Attention Sinks, https://arxiv.org/abs/2309.17453
 """
 
 # %% Set-up
-from collections.abc import Sequence
 from typing import Any
 
 from tinymi.arrays import Array
@@ -31,20 +30,18 @@ options = lesson.start()
 model = lesson.load_model()
 n_layers, n_heads = model.config.n_layers, model.config.n_heads
 tokens, twin_tokens = model.to_tokens(options.prompt), model.to_tokens(options.twin)
-if not 3 <= min(sizes := (tokens.size, twin_tokens.size)) <= max(sizes) <= 30:
-    raise InputError(
-        f"--prompt and --twin have {sizes[0]} and {sizes[1]} tokens, but this lesson needs 3 to 30 of each"
-    )
+if min(tokens.size, twin_tokens.size) < 3 or max(tokens.size, twin_tokens.size) > 30:
+    raise InputError(f"--prompt and --twin: {tokens.size} and {twin_tokens.size} tokens, but valid is 3 to 30 of each")
 
 # %% [markdown]
 # ## 1. Forbid one look
 #
 # Each row of a pattern says how a token splits its attention. A *knockout* sets one number to 0 and shares out what it
-# had among the rest, so that the row still sums to 1. We start at the cut layer, as all below stays the same.
+# had among the rest, so that the row still sums to 1. The run starts at the cut layer: all below stays the same.
 
 
 # %%
-def cut(cache: Any, layers: Sequence[int], word: int, heads: Any = slice(None), share_out: bool = True) -> Array:
+def cut(cache: Any, layers: list[int], word: int, heads: Any = slice(None), share_out: bool = True) -> Array:
     """The logits [d_vocab] after the last token, when it does not see this word, in these layers and heads."""
 
     def forbid(pattern: Array, hook: HookPoint) -> Array:
@@ -68,23 +65,22 @@ answer = int(logits[0, -1].argmax())
 before = float(softmax(logits[0, -1])[answer])
 pieces, answer_piece = [Token(piece) for piece in model.to_str_tokens(tokens[0])], model.to_str_tokens([answer])[0]
 wanted = f"probability of {show_token(answer_piece)}"
-lesson.say(f"Without any cut, the {wanted} is {before:.2f}.")
 
 # %% [markdown]
 # ## 2. Every layer, every word
 #
-# One cut per cell: in this layer, no head of the last token sees this word. Where does the answer fall?
+# One cut per cell: in this layer, no head of the last token sees this earlier word. Where does the answer fall?
 
 # %%
-words, all_layers = range(tokens.size), list(range(n_layers))
+words, all_layers = range(tokens.size - 1), list(range(n_layers))
 grid = np.array([[probability([layer], word) for word in words] for layer in lesson.progress(all_layers, "layers")])
-picture = lesson.heatmap(grid, None, pieces, f"{wanted}, one look forbidden", "layer", center=before, format=".2f")
+caption = f"{wanted} when one look is forbidden; uncut {before:.2f}"
+picture = lesson.heatmap(grid, None, pieces[:-1], caption, "layer", center=before, format=".2f")
 layer, word = (int(i) for i in np.unravel_index(grid[:, 1:].argmin(), grid[:, 1:].shape))
 word += 1  # the first token's column was left out: section 4
 
 # %% [markdown]
-# A cell that falls says: here this look is *needed*. A cell that does not fall says less: another layer may make up for
-# it. Exercise 1 cuts many such cells at once.
+# A cell that falls says: here this look is *needed*. Others say less: another layer may make up for it (exercise 1).
 #
 # ## 3. Which head?
 #
@@ -93,14 +89,15 @@ word += 1  # the first token's column was left out: section 4
 # %%
 by_head = [probability([layer], word, head) for head in range(n_heads)]
 head = int(np.argmin(by_head))
-names = ["all of them", *(f"head {layer}.{number}" for number in range(n_heads))]
-lesson.bars(names, [grid[layer, word], *by_head], f"{wanted}, without the look at {show_token(pieces[word])}", ".2f")
+caption = f"{wanted}, without the look at {show_token(pieces[word])}; all heads: {grid[layer, word]:.2f}"
+lesson.bars([f"head {layer}.{number}" for number in range(n_heads)], by_head, caption, ".2f")
 text = f"At {show_token(pieces[word])}, in layer {layer}. Forbid head {layer}.{head} alone this one look, and the"
 lesson.headline(f"{text} {wanted} goes from {before:.0%} to {by_head[head]:.0%}.", picture)
 
 # %% [markdown]
 # Does lesson 7 agree, where a patched head moved the answer to that of a twin prompt? A patch takes one answer out and
-# puts another in; a cut only takes out. So cut this head in both prompts, and see how far they stay apart.
+# puts another in; a cut only takes out. So cut this head in both prompts, and see how far they stay apart. What is left
+# comes through other heads.
 
 # %%
 twin_logits, twin = model.run_with_cache(twin_tokens)
@@ -113,8 +110,6 @@ caption = f"logit of {show_token(answer_piece)} minus that of {show_token(model.
 lesson.table(columns, caption=f"{caption}; cut: one look of head {layer}.{head}", format="+.2f")
 
 # %% [markdown]
-# What the cuts leave of the distance comes through other heads.
-#
 # ## 4. The trap: the first token
 #
 # Look at the first column of the grid. Is that token needed, too? It sees no other, so its stream is the same when it
@@ -122,27 +117,23 @@ lesson.table(columns, caption=f"{caption}; cut: one look of head {layer}.{head}"
 # now this share falls on other words. So cut in a second way, too: do *not* share it out.
 
 # %%
-_, alone = model.run_with_cache(tokens[:, :1])
-last = ("resid_post", n_layers - 1)
-lesson.equal("the first token's last stream, alone and in the prompt", alone[last][0, 0], clean[last][0, 0])
+alone = model(tokens[:, :1], stop_at_layer=n_layers)
+lesson.equal("the first token's stream, alone", alone[0, 0], clean["resid_post", n_layers - 1][0, 0])
 sink_layer = int(grid[:, 0].argmin())
 cuts = [([layer], word), ([sink_layer], 0), (all_layers, word), (all_layers, 0)]
-columns = {"forbidden": [pieces[key] for _, key in cuts]}
-columns |= {"layer": [layer, sink_layer, "all", "all"], "shared out": [probability(*args) for args in cuts]}
-columns["dropped"] = [probability(*args, share_out=False) for args in cuts]
+columns = {"forbidden": [pieces[key] for _, key in cuts], "layer": [layer, sink_layer, "all", "all"]}
+columns |= {"shared out": [probability(*c) for c in cuts], "dropped": [probability(*c, share_out=False) for c in cuts]}
 lesson.table(columns, caption=f"{wanted}, two ways to cut; uncut {before:.3f}", format=".3f")
-
-# %% [markdown]
-# Where the two disagree, the answer falls for where the share goes. In the last row both ways destroy it, and yet this
-# token cannot hold it: *needed* does not mean that the answer was read there.
-
-# %%
 hidden = np.zeros((tokens.size, tokens.size), dtype=bool)  # [from, to]
 hidden[-1, word] = True
 mask = [(f"blocks.{layer}.attn.hook_attn_scores", lambda scores, hook: np.where(hidden, -np.inf, scores))]
 masked = model.run_with_hooks(tokens, mask)[0, -1]
-lesson.equal("0, shared out: a score of -inf before softmax", cut(clean, [layer], word), masked)
+lesson.equal("a score of -inf does the same", cut(clean, [layer], word), masked)
 lesson.keep(answer=answer, grid=grid, layer=layer, word=word, by_head=by_head, scores=scores, two_ways=columns)
+
+# %% [markdown]
+# Where the two disagree, the answer falls for where the share goes. In the last row both ways destroy it, and yet this
+# token cannot hold it: *needed* does not mean that the answer was read there.
 
 # %% [markdown]
 # Exercise (easy, 3 minutes): Forbid the look at that word in all layers but the one found. How probable is the answer?
@@ -151,10 +142,9 @@ lesson.keep(answer=answer, grid=grid, layer=layer, word=word, by_head=by_head, s
 lesson.answer(probability([at for at in all_layers if at != layer], word))
 
 # %% [markdown]
-# Exercise (easy, 5 minutes): Dropping is not neutral either. In which layer does it cost most at the first token?
-#
-# Hint: share_out=False
+# Exercise (easy, 5 minutes): Dropping is not neutral either. In which of the last ten layers does it cost most at the
+# first token?
 
 # %%
-lesson.answer(int(np.argmin([probability([at], 0, share_out=False) for at in all_layers])))
+lesson.answer(min(all_layers[-10:], key=lambda at: probability([at], 0, share_out=False)))
 lesson.finish()

@@ -35,8 +35,8 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## 1. Two halves of the texts, and position 0
 #
-# The texts of the short lesson: every second one makes the hypotheses, the others test them. First look at the largest
-# activation of any neuron at position 0, text by text, in the layer where it stands out most.
+# Sixty texts: every second one, those of the short lesson, makes the hypotheses, and the others test them. First comes
+# the largest activation of any neuron at position 0, text by text, in the layer where it stands out most.
 
 # %%
 texts = [(kind, text.encode().decode("unicode_escape")) for kind, text in prompts("five_kinds")]

@@ -39,3 +39,12 @@ MISTAKES = [
     ("stream + dose", "0 * stream + dose", "You replaced the stream: add to it."),
     ("resid_pre", "resid_post", "One layer off: you steered what leaves the layer, where what enters it is asked for."),
 ]
+
+# %% [markdown]
+# Exercise (research, 60 minutes): Make a direction of your own: formal and casual, past and present, French and
+# English. At which layer does it steer best?
+#
+# Hint: write eight pairs of prompts that differ in this one respect, and put them where the lesson has `good` and `bad`
+#
+# Hint: your report is good when the layer was chosen on some neutral prompts and measured on others; the direction
+# stands beside the same recipe with half of the labels swapped; and texts are shown next to numbers, at both signs

@@ -46,8 +46,8 @@ def test_the_neuron_and_its_removal(
 
 
 def test_every_layer_has_five_neurons_and_a_guess_for_each(lesson: dict[str, Any]) -> None:
-    assert np.shape(lesson["top_neurons"]) == (30, 5)
-    assert len(lesson["hypotheses"]) == 150
+    assert [guess["layer"] for guess in lesson["hypotheses"]] == [layer for layer in range(30) for _ in range(5)]
+    assert len({(guess["layer"], guess["neuron"]) for guess in lesson["hypotheses"]}) == 150
     assert {guess["hypothesis"].split(" (")[0] for guess in lesson["hypotheses"]} > {"code", "poetry"}
 
 

@@ -51,8 +51,8 @@ def test_the_text_turns_and_the_odds_alone_say_too_much(lesson: dict[str, Any]) 
     assert swings[0] == pytest.approx(lesson["odds"][-1] - lesson["odds"][0])
     texts, _, control = (item["rows"] for item in lesson["report"] if item["kind"] == "table")
     assert "waste of money" in texts[0][1]
-    assert "beautiful" in texts[-1][1]
-    assert "very very" in control[0][1]
+    assert "wonderful" in texts[-1][1]
+    assert "The hotel was a hotel" in control[0][1]
     assert max(map(abs, swings[1:])) > 0.9 * swings[0]
 
 
