@@ -22,6 +22,7 @@ from tinymi.arrays import Array, Tokens
 from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint
 from tinymi.teaching import Lesson, prompts, stats
+from tinymi.teaching.words import one_token
 
 import numpy as np
 
@@ -55,14 +56,6 @@ class Run(NamedTuple):
     streams: Array  # [n_layers, d_model]: what enters each layer
 
 
-def one_token(text: str) -> int | None:
-    """The token that a text is, or None if it is several."""
-    try:
-        return model.to_single_token(text)
-    except InputError:
-        return None
-
-
 def take_apart(kind: str, prompt: str, answer: int, wrong: int) -> Run:
     tokens, points = model.to_tokens(prompt), ("embed", "_out", "final.hook_scale", "resid_pre", "hook_z")
     logits, cache = model.run_with_cache(tokens, lambda name: name.endswith(points), positions=-1)
@@ -80,7 +73,7 @@ def take_apart(kind: str, prompt: str, answer: int, wrong: int) -> Run:
 def answered(form: str) -> Iterator[tuple[str, int]]:
     """Questions of a form that the model answers rightly, with the answers, one run each."""
     for subject, text in [(subject, text) for other, subject, text in prompts("facts_by_template") if other == form]:
-        prompt, answer = form.format(subject), one_token(text)
+        prompt, answer = form.format(subject), one_token(text, model)
         if answer is not None and model(model.to_tokens(prompt), positions=-1)[0, 0].argmax() == answer:
             yield prompt, answer
 

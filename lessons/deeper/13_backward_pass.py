@@ -25,6 +25,7 @@ from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint
 from tinymi.ops import rms_norm
 from tinymi.teaching import Lesson, Token, prompts, stats
+from tinymi.teaching.words import one_token
 from tinymi.weights import BlockWeights
 
 import numpy as np
@@ -61,14 +62,6 @@ def is_stream(name: str) -> bool:
     return name.endswith("hook_resid_pre")
 
 
-def one_token(text: str) -> int | None:
-    """The token that a text is, or None if it is several."""
-    try:
-        return model.to_single_token(text)
-    except InputError:
-        return None
-
-
 def take(form: str, prompt: str, answer: int, wrong: int) -> Fact:
     tokens = model.to_tokens(prompt)
     streams = [f"blocks.{i}.hook_resid_pre" for i in range(n_layers)]
@@ -90,7 +83,9 @@ def take(form: str, prompt: str, answer: int, wrong: int) -> Fact:
 
 def facts_of(form: str, most: int = 1) -> list[Fact]:
     """Facts of a form that the model answers rightly, each against the answer to the next one."""
-    asked = [(form.format(subject), one_token(text)) for f, subject, text in prompts("facts_by_template") if f == form]
+    asked = [
+        (form.format(subject), one_token(text, model)) for f, subject, text in prompts("facts_by_template") if f == form
+    ]
     says = [int(model(model.to_tokens(prompt), positions=-1)[0, 0].argmax()) for prompt, _ in asked[:4]]
     known = [(prompt, token) for (prompt, answer), token in zip(asked, says) if token == answer]
     pairs = [(prompt, answer, wrong) for (prompt, answer), (_, wrong) in pairwise(known) if answer != wrong]
