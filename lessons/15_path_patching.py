@@ -5,7 +5,7 @@ What you will learn: path patching. Change what one head wrote, let one reader a
 
 Needs: attention patterns, activation patching
 
-Time: 12 minutes to read, 5 seconds to run
+Time: 10 minutes to read, 5 seconds to run
 
 Paper: Wang et al. 2022, Interpretability in the Wild, https://arxiv.org/abs/2211.00593; Goldowsky-Dill et al. 2023,
 Localizing Model Behavior with Path Patching, https://arxiv.org/abs/2304.05969
@@ -17,15 +17,13 @@ from typing import Any
 from tinymi import logit_difference
 from tinymi.arrays import Array
 from tinymi.errors import InputError
-from tinymi.teaching import Lesson, show_token, stats
+from tinymi.teaching import Lesson
 
 import numpy as np
 
 lesson = Lesson(__doc__)
 lesson.option("--clean", default=" Alice Cooper met Peter Smith. Alice Cooper met Peter", help="a prompt that repeats")
-lesson.option(
-    "--corrupted", default=" Peter Cooper met Alice Smith. Alice Cooper met Peter", help="with words exchanged"
-)
+lesson.option("--corrupted", default=" Peter Cooper met Alice Smith. Alice Cooper met Peter", help="words exchanged")
 lesson.option("--answer", default=" Smith", help="what the clean prompt repeats: one token")
 lesson.option("--wrong", default=" Cooper", help="what the corrupted prompt repeats: one token")
 options = lesson.start()
@@ -44,7 +42,7 @@ if tokens.shape != corrupted_tokens.shape or (tokens == corrupted_tokens).all() 
 # "Alice Cooper met Peter Smith. Alice Cooper met Peter" asks for Smith. Lesson 3 found how the model copies: one head
 # notes at each word which word stands before it, and induction heads look for the note "before me stands Peter". The
 # *corrupted* prompt begins "Peter Cooper met Alice Smith", so there the note is at Cooper. Who writes it, and who reads
-# it? We start from the clean run and measure how far the answer moves: 0 is the clean run, 1 the corrupted one.
+# it? We watch the logit difference, answer minus wrong answer: 0 is its place in the clean run, 1 in the corrupted one.
 
 
 # %%
@@ -55,8 +53,7 @@ def moved(logits: Array) -> Array:
 logits, clean = model.run_with_cache(tokens)
 corrupted_logits, corrupted = model.run_with_cache(corrupted_tokens)
 high, low = (float(logit_difference(x, answer, wrong)[0][0]) for x in (logits, corrupted_logits))
-asked = f"{show_token(options.answer)} minus {show_token(options.wrong)}"
-lesson.say(f"The logit of {asked} is {high:+.2f} in the clean run and {low:+.2f} in the corrupted one.")
+lesson.say(f"The logit difference is {high:+.2f} in the clean run and {low:+.2f} in the corrupted one.")
 
 # %% [markdown]
 # ## 2. Which keys matter?
@@ -116,9 +113,8 @@ keys = [read("k", key_head, sent(layer)) for layer in range(reader)]
 paths = np.array([run_with("k", reader, value) for value in lesson.progress(keys, "senders")])  # [layer, head]
 best = [divmod(int(i), n_heads) for i in np.argsort(-paths, axis=None)]
 names = [f"{layer}.{head}" for layer, head in best]
-caption = f"how far each head moves the answer by the keys of {key_names(reader, key_head)}"
+caption = f"how far heads move the answer by the keys of {key_names(reader, key_head)}, the first eight of {paths.size}"
 picture = lesson.bars(names[:8], np.sort(paths, axis=None)[::-1][:8], caption, "+.2f")
-lesson.say(f"Half of all {paths.size} heads move it by less than {np.median(abs(paths)):.3f}.")
 
 # %% [markdown]
 # ## 4. Is it this path?
@@ -135,34 +131,13 @@ by = [run_with(letter, reader, read(letter, heads, stream))[0] for letter, heads
 lesson.table({"by": list(controls), "moves": by}, caption=f"how far head {names[0]} moves the answer", format="+.2f")
 everything = run_with("k", reader, read("k", key_head, corrupted["resid_pre", reader]))
 lesson.equal("all senders at once are the patch of section 2", everything, whole[[reader], key_head], 1e-4)
+path = f"One path, from head {names[0]} to the keys of {key_names(reader, key_head)}, moves the answer"
+lesson.headline(f"{path} {paths[best[0]]:.0%} of the way. The next head moves it {paths[best[1]]:.0%}.", picture)
+lesson.keep(whole=whole, reader=[reader, key_head], paths=paths, sender=sender, by=by)
 
 # %% [markdown]
-# The queries have little news here, as both prompts end alike. So this does not say that queries never matter.
-#
-# ## 5. A fast guess
-#
-# Each sender took a run. One backward pass guesses them all: how steeply the answer depends on the reader's keys, times
-# how far each sender moves these keys.
-
-# %%
-d_logits = logit_difference(logits, answer, wrong)[1]
-*_, grads = model.run_with_gradients(tokens, d_logits, f"blocks.{reader}.attn.hook_k")
-steep = grads["k", reader] / (low - high)  # [1, pos, n_kv_heads, d_head]
-guess = np.array([(steep * (value - clean["k", reader])).sum(axis=(1, 2, 3)) for value in keys])  # [layer, head]
-rank = stats.rank_correlation(paths.ravel(), guess.ravel())
-table = {"sender": names[:4], "moves": [paths[i] for i in best[:4]], "guess": [guess[i] for i in best[:4]]}
-lesson.table(table, caption=f"rank correlation over all senders: {rank:.3f}", format="+.3f")
-lesson.headline(
-    f"One path, from head {names[0]} to the keys of {key_names(reader, key_head)}, moves the answer "
-    f"{paths[best[0]]:.0%} of the way. The next sender moves it {paths[best[1]]:.0%}.",
-    picture,
-)
-lesson.keep(whole=whole, reader=[reader, key_head], paths=paths, guess=guess, sender=sender, by=by)
-
-# %% [markdown]
-# A slope is true of a small step. A large one can end far off, since attention cannot rise above 1. The order suffers
-# less: so guess all paths, then patch the best guesses. `deeper/15_path_patching.py` does so on random words and on
-# the heads of lesson 10.
+# The queries have little news here, as both prompts end alike: this does not say that they never matter. And each
+# sender took a run. The deeper file guesses all paths at once, as lesson 14 does, patches the best, and tries queries.
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): MLPs write into these keys, too. How far does the strongest one move the answer?

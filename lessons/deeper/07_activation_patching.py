@@ -6,7 +6,7 @@ patch brings in and what it only takes out; whether the head is needed; question
 
 Needs: activation patching
 
-Time: 15 minutes to read, 15 seconds to run
+Time: 15 minutes to read, 20 seconds to run
 
 Paper: Zhang and Nanda 2023, Towards Best Practices of Activation Patching, https://arxiv.org/abs/2309.16042; Meng et
 al. 2022, Locating and Editing Factual Associations in GPT, https://arxiv.org/abs/2202.05262
@@ -24,6 +24,7 @@ from tinymi.errors import InputError
 from tinymi.hooks import Callback, HookPoint
 from tinymi.sweep import cached, digest
 from tinymi.teaching import Lesson, prompts, stats
+from tinymi.teaching.words import one_token
 
 import numpy as np
 
@@ -44,25 +45,17 @@ n_layers, n_heads = model.config.n_layers, model.config.n_heads
 
 
 # %%
-def one_token(text: str) -> int | None:
-    """The token that a text is, or None if it is several."""
-    try:
-        return model.to_single_token(text)
-    except InputError:
-        return None
-
-
-def ask(lines: Sequence[Sequence[str]]) -> tuple[Tokens, Tokens]:
+def ask(form: str, lines: Sequence[Sequence[str]]) -> tuple[Tokens, Tokens]:
     """The prompts [question, pos] of the commonest length, and their answers [question], where these are one token."""
-    asked = [(model.to_tokens(f"The capital of {subject} is")[0], one_token(answer)) for subject, answer in lines]
+    asked = [(model.to_tokens(form.format(subject))[0], one_token(answer, model)) for subject, answer in lines]
     length = mode(len(row) for row, _ in asked)
     usable = [(row, answer) for row, answer in asked if len(row) == length and answer is not None]
     return np.array([row for row, _ in usable]), np.array([answer for _, answer in usable])
 
 
-tokens, answers = ask(prompts("capitals"))
+tokens, answers = ask("The capital of {} is", prompts("capitals"))
 if len(tokens) < 6:  # a tokenizer without these words: letters show the method
-    tokens, answers = ask([(letter, letter) for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+    tokens, answers = ask("The capital of {} is", [(letter, letter) for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
 begin = int((tokens != tokens[0]).any(axis=0).argmax())  # before it all prompts are the same
 missed = model(tokens, positions=-1)[:, 0].argmax(axis=-1) != answers
 order = [int(i) for i in np.argsort(missed, kind="stable")]  # what the model answers comes first
@@ -77,16 +70,19 @@ look, test = slice(0, max(len(pairs) // 3, 1)), slice(len(pairs) // 3, len(pairs
 # ## 2. The fast way
 #
 # A patch in a layer leaves the layers below alone, and a patch at a position the positions before it. So for each layer
-# and position there is one batch that starts there: a row for the stream that enters, one for what attention writes,
-# one for what the MLP writes, and at the last position one for each head's output. We keep the logits of all capitals.
+# and position there is one batch that starts there: a row for the stream that enters, and at the last position one for
+# each head's output. We keep the logits of all capitals.
+
 
 # %%
-SITES = ("resid_pre", "attn_out", "mlp_out")
-
-
-def run(model: Model, tokens: Any) -> ActivationCache:
-    points = tuple(f"hook_{name}" for name in (*SITES, "z"))
-    return model.run_with_cache(np.array(tokens), lambda name: name.endswith(points), positions=-1)[1]
+def run(model: Model, tokens: Any) -> tuple[ActivationCache, list[KeyValueCache]]:
+    """The values of a run, and for each position the keys and values before it."""
+    ids = np.array(tokens)  # [pair, pos]
+    pasts = [KeyValueCache(len(ids), ids.shape[1], model.config, model.weights.dtype)]
+    for pos in range(ids.shape[1] - 1):
+        pasts.append(pasts[-1].repeat(1))
+        model(ids[:, [pos]], stop_at_layer=model.config.n_layers, past_kv_cache=pasts[-1])
+    return model.run_with_cache(ids, lambda name: name.endswith(("hook_resid_pre", "hook_z")))[1], pasts
 
 
 def unembed(model: Model, stream: Array, answers: Any) -> Array:
@@ -107,29 +103,25 @@ def put(source: Array, row: int, pos: int = 0, *head: int) -> Callback:
     return callback
 
 
-def run_rows(model: Model, stream: Array, layer: int, pos: int, hooks: Sequence[tuple[str, Callback]]) -> Array:
-    """A run of each pair for each hook, from `layer` and `pos` on: the last streams [row, pair, d_model]."""
-    span = {"start_at_layer": layer, "stop_at_layer": model.config.n_layers}
-    past = KeyValueCache(len(stream), stream.shape[1], model.config, stream.dtype)
-    if pos > 0:
-        model(stream[:, :pos], **span, past_kv_cache=past)
-    rows = np.repeat(stream[:, pos:], len(hooks), axis=0)
-    out = model.run_with_hooks(rows, hooks, **span, past_kv_cache=past.repeat(len(hooks)))
+def run_rows(model: Model, stream: Array, layer: int, past: KeyValueCache, hooks: Sequence[Any]) -> Array:
+    """From a layer and the end of past on, a run of each pair for each hook: last streams [row, pair, d_model]."""
+    rows, end = np.repeat(stream, len(hooks), axis=0), model.config.n_layers
+    past = past.repeat(len(hooks))
+    out = model.run_with_hooks(rows, hooks, start_at_layer=layer, stop_at_layer=end, past_kv_cache=past)
     return out[:, -1].reshape(len(stream), len(hooks), -1).transpose(1, 0, 2)
 
 
 def patch(model: Model, task: Mapping[str, Any]) -> Any:
     """All patches of one layer, for some pairs: the answers' logits [patch, pair, answer]."""
-    layer, n_heads = task["layer"], model.config.n_heads
-    base = cached(digest([task["model"], task["base"]]), lambda: run(model, task["base"]))
-    source = cached(digest([task["model"], task["source"]]), lambda: run(model, task["source"]))
-    stream, parts = base["resid_pre", layer], []  # [pair, pos, d_model]
-    for pos in range(task["begin"], stream.shape[1]):
-        hooks = [(f"blocks.{layer}.hook_{site}", put(source[site, layer][:, pos], i)) for i, site in enumerate(SITES)]
-        if pos == stream.shape[1] - 1:
-            z = source["z", layer][:, pos]  # [pair, n_heads, d_head]
-            hooks += [(f"blocks.{layer}.attn.hook_z", put(z[:, h], len(SITES) + h, 0, h)) for h in range(n_heads)]
-        parts.append(run_rows(model, stream, layer, pos, hooks))
+    layer, parts = task["layer"], []
+    base, pasts = cached(digest([task["model"], task["base"]]), lambda: run(model, task["base"]))
+    source, _ = cached(digest([task["model"], task["source"]]), lambda: run(model, task["source"]))
+    for pos in range(task["begin"], len(pasts)):
+        hooks = [(f"blocks.{layer}.hook_resid_pre", put(source["resid_pre", layer][:, pos], 0))]
+        if pos == len(pasts) - 1:
+            z = source["z", layer][:, pos].swapaxes(0, 1)  # [head, pair, d_head]
+            hooks += [(f"blocks.{layer}.attn.hook_z", put(z[h], 1 + h, 0, h)) for h in range(len(z))]
+        parts.append(run_rows(model, base["resid_pre", layer][:, pos:], layer, pasts[pos], hooks))
     return unembed(model, np.concatenate(parts), task["answers"]).tolist()
 
 
@@ -142,7 +134,7 @@ sweeper = lesson.sweep(model, [model.to_string(tokens[i]) for pair in pairs for 
 groups = [slice(i, i + 6) for i in range(0, len(pairs), 6)]
 results = sweeper.run(patch, [task(layer, clean, rows) for rows in groups for layer in range(n_layers)], "patching")
 sweeper.close()
-by_group = [np.array(results[i * n_layers : (i + 1) * n_layers]) for i in range(len(groups))]
+by_group = [results[i : i + n_layers] for i in range(0, len(results), n_layers)]
 logits = np.concatenate(by_group, axis=2)  # [n_layers, patch, pair, answer]
 unpatched = unembed(model, model(tokens, stop_at_layer=n_layers)[:, -1], answers)  # [question, answer]
 one = np.eye(len(answers))
@@ -161,13 +153,10 @@ def moved(logits: Array) -> Array:
     return gain(logits) / gain(unpatched[clean])
 
 
-shares, n_heads_from = moved(logits), logits.shape[1] - n_heads  # [n_layers, patch, pair]
-sites = {site: shares[:, i : n_heads_from : len(SITES)] for i, site in enumerate(SITES)}  # [n_layers, pos, pair]
-heads = shares[:, n_heads_from:]  # [n_layers, head, pair]
-grid = np.concatenate([values[:, [0, -1]] for values in sites.values()], axis=1).mean(axis=-1)
-labels = [f"{site}{where}" for site in ("stream", "attn", "MLP") for where in ("", " end")]
-caption = f"how far each patch moves the answer: at the country and at the end, mean of {len(pairs)} pairs"
-lesson.heatmap(grid, None, labels, caption, "layer", format=".2f")
+shares = moved(logits)  # [n_layers, patch, pair]
+stream, heads = shares[:, :-n_heads], shares[:, -n_heads:]  # [n_layers, pos, pair], [n_layers, head, pair]
+caption = f"how far a patch of the stream that enters a layer moves the answer, mean of {len(pairs)} pairs"
+lesson.heatmap(stream[:, [0, -1]].mean(axis=-1), None, ["country", "end"], caption, "layer", format=".2f")
 
 
 def plain(name: str, pos: int, *head: int) -> float:
@@ -178,24 +167,19 @@ def plain(name: str, pos: int, *head: int) -> float:
     return float(moved(np.tile(after, (len(pairs), 1)))[-1])
 
 
-middle, end = n_layers // 2, n_layers - 1
-one_by_one = [plain("blocks.0.hook_mlp_out", begin), plain(f"blocks.{middle}.hook_resid_pre", begin)]
-one_by_one += [plain(f"blocks.{middle}.hook_attn_out", -1), plain(f"blocks.{end}.attn.hook_z", -1, 1)]
-batched = [sites["mlp_out"][0, 0, -1], sites["resid_pre"][middle, 0, -1]]
-batched += [sites["attn_out"][middle, -1, -1], heads[end, 1, -1]]
+batched, middle = [stream[n_layers // 2, 0, -1], heads[-1, 1, -1]], f"blocks.{n_layers // 2}.hook_resid_pre"
+one_by_one = [plain(middle, begin), plain(f"blocks.{n_layers - 1}.attn.hook_z", -1, 1)]
 lesson.equal("the fast way equals plain runs, one for each patch", batched, one_by_one, 1e-3)
 
 # %% [markdown]
 # ## 3. The same layer and the same head on held-out pairs?
 
 # %%
-stream = sites["resid_pre"]  # [n_layers, pos, pair]
 steps = np.diff(np.append(stream[:, -1], np.ones((1, len(pairs))), axis=0), axis=0)  # [n_layers, pair]
 jump = int(steps[:, look].mean(axis=-1).argmax())
-by_size = np.argsort(-heads[..., look].mean(axis=-1), axis=None)
-layer, head = divmod(int(by_size[0]), n_heads)
+top = [divmod(int(i), n_heads) for i in np.argsort(-heads[..., look].mean(axis=-1), axis=None)[:5]]
+layer, head = top[0]
 name = f"{layer}.{head}"
-top = [divmod(int(i), n_heads) for i in by_size[:5]]
 columns = {f"head, of {n_layers * n_heads}": [f"{a}.{b}" for a, b in top]}
 for title, part in (("first third", look), ("held out", test)):
     columns[title] = [heads[place][part].mean() for place in top]
@@ -215,18 +199,17 @@ lesson.finding(text, stats.mean(heads[layer, head, test]), 0.5, control=control)
 # %% [markdown]
 # ## 4. Does the answer come in?
 #
-# A difference of two logits moves as well when the wrong answer only goes out. A third country's run tells the two
-# apart: it takes the wrong answer out and brings another one in. So read each answer against the capitals that nobody
-# asked for, too. Half-way is where a difference of two logits stands when neither is left: a property of the measure.
+# A difference of two logits moves as well when the wrong answer only goes out: half-way, when neither is left. A third
+# country's run tells the two apart, as it takes the wrong answer out and brings another one in. So read each answer
+# against the capitals that nobody asked for, too.
 
 # %%
 rows = {"nothing patched, the clean run": unpatched[clean]}
 for source, numbers in {"clean": clean, "third country": np.roll(clean, 1)}.items():
-    for text, at, number in (("the country's stream", n_layers // 3, 0), (f"head {name}", layer, n_heads_from + head)):
-        rows[f"{text}, {source}"] = np.array(patch(model, task(at, numbers, slice(None))))[number]
+    rows[f"head {name}, {source}"] = np.array(patch(model, task(layer, numbers, slice(None))))[head - n_heads]
 columns = {"patch, from": list(rows)} | {what: [gain(x, what)[test].mean() for x in rows.values()] for what in READ}
 lesson.table(columns, caption="what a patch adds to three readings of the logits, held-out pairs", format="+.2f")
-whole, brought, third = (gain(x, "answer - others")[test] for x in list(rows.values())[::2])
+whole, brought, third = (gain(x, "answer - others")[test] for x in rows.values())
 control = f"a third country's output takes the wrong one out, too: {columns['wrong - others'][-1]:+.2f}"
 text = f"The answer comes in: {name} brings more than half of what there is to bring, beyond a third country's output."
 lesson.finding(text, stats.paired_difference(brought / whole.mean(), third / whole.mean()), 0.5, control=control)
@@ -239,15 +222,16 @@ lesson.finding(text, stats.paired_difference(brought / whole.mean(), third / who
 # countries. That takes out what it says of this country, and nothing else.
 
 # %%
-base, average = run(model, tokens[clean[test]]), run(model, tokens[np.append(clean[look], corrupted[look])])
+base, pasts = run(model, tokens[clean[test]])
+average, _ = run(model, tokens[np.append(clean[look], corrupted[look])])
 own = one[clean[test]] - (1 - one[clean[test]]) / (len(answers) - 1)  # [question, answer]: its lead over all others
 
 
 def lost(layer: int, instead: Array) -> Array:
     """What is lost of the answer's lead with each head's output replaced, by instead[head]: [head, question]."""
-    sources = np.tile(instead[:, None], (1, len(own), 1))  # [head, question, d_head]
-    hooks = [(f"blocks.{layer}.attn.hook_z", put(source, head, 0, head)) for head, source in enumerate(sources)]
-    last = run_rows(model, base["resid_pre", layer], layer, tokens.shape[1] - 1, hooks)
+    point, n = f"blocks.{layer}.attn.hook_z", len(own)
+    hooks = [(point, put(np.tile(z, (n, 1)), head, 0, head)) for head, z in enumerate(instead)]
+    last = run_rows(model, base["resid_pre", layer][:, -1:], layer, pasts[-1], hooks)
     before, after = ((x * own).sum(axis=-1) for x in (unpatched[clean[test]], unembed(model, last, answers)))
     return np.asarray((before - after) / before.mean())
 
@@ -272,27 +256,27 @@ lesson.finding(text, stats.mean(needed[layer, head]), other, control=control)
 # %%
 def both_tests(form: str) -> list[tuple[float, float]]:
     """For each question of this form: how far the patch moves the answer, how much of its lead is lost."""
-    point = f"blocks.{layer}.attn.hook_z"
-    known, results = [], []  # known: answer, last logits, the stream that enters the layer, the head's output
-    for subject, text in [(subject, text) for other, subject, text in questions if other == form]:
-        tokens, points = model.to_tokens(form.format(subject)), [f"blocks.{layer}.hook_resid_pre", point]
-        logits, cache = model.run_with_cache(tokens, points, positions=-1)
-        if logits[0, 0].argmax() == one_token(text):
-            known.append((logits[0, 0].argmax(), logits[0, 0], cache["resid_pre", layer], cache[point][:, -1, head]))
-    ids = np.array([answer for answer, *_ in known])
-    for i, (answer, before, stream, _) in enumerate(known):
-        j = (i + 1) % len(known)
-        average = np.mean([z for *_, z in known], axis=0)
-        hooks = [(point, put(known[j][-1], 0, 0, head)), (point, put(average, 1, 0, head))]
-        patched, ablated = unembed(model, run_rows(model, stream, layer, stream.shape[1] - 1, hooks)[:, 0], ids)
+    tokens, ids = ask(form, [(subject, answer) for other, subject, answer in questions if other == form])
+    stream, point = f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.attn.hook_z"
+    logits, cache = model.run_with_cache(tokens, [stream, point], positions=-1)
+    known, results = logits[:, 0].argmax(axis=-1) == ids, []
+    z, ids, runs = cache[point][known, -1, head], ids[known], [logits[known, 0]]
+    if not len(z):
+        return []
+    for instead in (np.roll(z, -1, axis=0), np.tile(z.mean(axis=0), (len(z), 1))):  # [question, d_head] each
+        hooks = [(point, put(instead, 0, -1, head))]
+        runs.append(model.run_with_hooks(cache[stream][known], hooks, start_at_layer=layer, positions=-1)[:, 0])
+    for i, answer in enumerate(ids):
+        j = (i + 1) % len(ids)
         if ids[j] != answer:
-            start, end, now = (x[j] - x[i] for x in (before[ids], known[j][1][ids], patched))
-            full, left = (x[i] - x[ids != answer].mean() for x in (before[ids], ablated))
+            before, patched, ablated = (run[i, ids] for run in runs)  # [answer]
+            start, end, now = (x[j] - x[i] for x in (before, runs[0][j, ids], patched))
+            full, left = (x[i] - x[ids != answer].mean() for x in (before, ablated))
             results.append(((now - start) / (end - start), 1 - left / full))
     return results
 
 
-questions = prompts("facts_by_template")
+questions = [line for line in prompts("facts_by_template") if one_token(line[2], model) is not None]
 forms = {form: both_tests(form) for form in dict.fromkeys(form for form, *_ in questions)}
 forms = {form: results for form, results in forms.items() if results}
 if forms:
@@ -310,7 +294,7 @@ if forms:
 enough, need = heads[layer, head, test].mean(), needed[layer, head].mean()
 text = f"On held-out pairs, head {name} alone brings {enough:.0%} of the answer, and {need:.0%} is lost without it."
 lesson.headline(text, picture)
-lesson.keep(pairs=[[model.to_string(tokens[i]) for i in pair] for pair in pairs], first_patched=begin, forms=forms)
+lesson.keep(pairs=[[model.to_string(tokens[i]) for i in pair] for pair in pairs], moved=stream, heads=heads)
 lesson.keep(answers=[model.to_str_tokens(answers[list(pair)]) for pair in pairs], capitals=model.to_str_tokens(answers))
-lesson.keep(moved=sites, heads=heads, needed=needed)
+lesson.keep(needed=needed, forms=forms)
 lesson.finish()

@@ -164,12 +164,11 @@ def deeper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_fast_patches_are_hugging_faces(deeper: dict[str, Any], patcher: Patcher) -> None:
-    cells = [("resid_pre", 24, 4), ("attn_out", 23, 4), ("mlp_out", 0, 3)]
     for pair in (0, -1):
         prompts, answers = deeper["pairs"][pair], deeper["answers"][pair]
-        for site, layer, pos in cells:
-            expected = patcher.moved(prompts, answers, site, layer, (0, pos))
-            assert deeper["moved"][site][layer][pos - 3][pair] == pytest.approx(expected, abs=1e-3)
+        for layer, pos in ((12, 3), (24, 3), (23, 4), (24, 4)):
+            expected = patcher.moved(prompts, answers, "resid_pre", layer, (0, pos))
+            assert deeper["moved"][layer][pos - 3][pair] == pytest.approx(expected, abs=1e-3)
         expected = patcher.moved(prompts, answers, "z", 23, (0, -1, 4))
         assert deeper["heads"][23][4][pair] == pytest.approx(expected, abs=1e-3)
 

@@ -147,8 +147,7 @@ def test_the_guesses_are_torchs(lesson: dict[str, Any], pair: Pair) -> None:
         assert lesson["guesses"][layer] == pytest.approx(pair.guess("resid_pre", layer, by)[3:], abs=1e-3)
         assert lesson["heads"][layer] == pytest.approx(pair.guess("z", layer, by)[-1], abs=1e-3)
     assert lesson["head"] == [23, 4]
-    both = [pair.guess("z", 23, by)[-1, 4] for by in (pair.corrupted, pair.clean)]
-    assert lesson["slopes"] == pytest.approx(both, abs=1e-3)
+    assert lesson["back"][23] == pytest.approx(pair.guess("z", 23, pair.clean)[-1], abs=1e-3)
     ends = [pair.reference.model.embed_tokens(tokens) for tokens in pair.tokens]
     for share, value in zip((0.125, 0.375, 0.625, 0.875), lesson["mixed"], strict=True):
         between = pair.trace(inputs_embeds=(share * ends[0] + (1 - share) * ends[1]).detach())
@@ -159,29 +158,42 @@ def test_the_patches_are_hugging_faces(lesson: dict[str, Any], pair: Pair) -> No
     for layer, pos in ((12, 3), (24, 4)):
         patch = pair.moved("resid_pre", layer, (0, pos))
         assert lesson["patches"][layer][pos - 3] == pytest.approx(pair.share(patch), abs=1e-3)
+    strongest = table(lesson)["23.4"]
+    assert strongest[1] == pytest.approx(pair.share(pair.moved("z", 23, (0, -1, 4))), abs=1e-3)
+
+
+def test_patched_back_the_mlps_bend_the_curve(
+    lesson: dict[str, Any], default_model_folder: Path, default_model: Model
+) -> None:
+    """Held still: by transformers, with every MLP's output that of the run patched."""
+    pair = Pair(default_model_folder, default_model, (ITALY, FRANCE), (" Paris", " Rome"))
+    curves = lesson["curves"]
     for index, share in ((2, 0.4), (5, 1.0)):
         patch = pair.moved("z", 23, (0, -1, 4), share=share)
-        assert lesson["curves"][0][index] == pytest.approx(pair.share(patch), abs=1e-3)
+        assert curves["nothing held"][index] == pytest.approx(pair.share(patch), abs=1e-3)
+        patch = pair.moved("z", 23, (0, -1, 4), one_after_another(pair.corrupted), share)
+        assert curves["MLPs held"][index] == pytest.approx(pair.share(patch), abs=1e-3)
+    bends = {name: curve[-1] - 5 * curve[1] for name, curve in curves.items()}
+    assert bends["MLPs held"] < 0.2 < 0.4 < min(bend for name, bend in bends.items() if name != "MLPs held")
 
 
-def test_the_mlps_bend_the_curve(lesson: dict[str, Any], pair: Pair) -> None:
-    """Held still: by transformers, with every MLP's output that of the corrupted run, a constant to autograd."""
-    outputs = iter([pair.corrupted.values["mlp_out", i].detach() for i in range(30)])
-    patch = pair.moved("z", 23, (0, -1, 4), lambda out: next(outputs))
-    slope = pair.trace({("mlp_out", i): lambda out: out.detach() for i in range(23, 30)}, input_ids=pair.tokens[1])
-    rows = [item["rows"] for item in lesson["report"] if item["kind"] == "table"][-1]
-    by_name = {row[0]: row[1:] for row in rows}
-    assert by_name["MLPs"][1] == pytest.approx(pair.share(patch), abs=1e-3)
-    assert by_name["MLPs"][0] == pytest.approx(pair.guess("z", 23, slope)[-1, 4], abs=1e-2)
-    gaps = {name: abs(row[2] - row[3]) for name, row in by_name.items()}  # back
-    assert gaps["MLPs"] < 0.2 < 0.4 < min(gaps[name] for name in ("nothing", "patterns", "norm scales"))
+def one_after_another(run: Traced) -> Edit:
+    """In place of the MLPs' outputs, those of another run."""
+    outputs = iter([run.values["mlp_out", i].detach() for i in range(30)])
+    return lambda out: next(outputs)
 
 
 def test_one_way_it_is_right_and_the_other_way_wrong(lesson: dict[str, Any]) -> None:
-    there, back = (curve[-1] for curve in lesson["curves"])
-    assert abs(lesson["slopes"][0] - there) < 0.2
-    assert back > 0.9 > 0.5 > lesson["slopes"][1]
+    guess, there, guess_back, back = table(lesson)["23.4"]
+    assert abs(guess - there) < 0.2
+    assert back > 0.9 > 0.5 > guess_back
     assert abs(np.mean(lesson["mixed"]) - there) < 0.1
+
+
+def table(lesson: dict[str, Any]) -> dict[str, list[float]]:
+    """Guesses and patches of the strongest heads, by the head's name."""
+    (rows,) = [item["rows"] for item in lesson["report"] if item["kind"] == "table"]
+    return {row[0]: row[1:] for row in rows}
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,12 @@ def with_space(text: str, prompt: str, model: "Model") -> str:
     follows_word = prompt[-1:].isalnum() or prompt.endswith((",", ".", ";", ":", "!", "?", ")"))
     if not text[:1].isalpha() or not follows_word:
         return text
-    spaced = _single_token(" " + text, model)
-    return text if spaced is None or spaced == _single_token(text, model) else " " + text
+    spaced = one_token(" " + text, model)
+    return text if spaced is None or spaced == one_token(text, model) else " " + text
 
 
-def _single_token(text: str, model: "Model") -> int | None:
+def one_token(text: str, model: "Model") -> int | None:
+    """The token that a text is, or None if it is several."""
     try:
         return model.to_single_token(text)
     except InputError:
