@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import tinymi
 from tinymi.teaching.catalogue import all_lessons
 from tinymi.teaching.cells import cells, question
+from tinymi.teaching.check import _default_model, check
 from tinymi.teaching.diagnosis import judge_function
 from tinymi.teaching.tasks import Task, all_tasks, find_function, tasks
 
@@ -18,7 +20,7 @@ MISTAKES = [(task, mistake) for task in TASKS for mistake in task.mistakes]
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.function)
 def test_a_reference_is_right(task: Task, tiny_model: tinymi.Model) -> None:
-    assert judge_function(task, task.reference(), tiny_model).grade == "right"
+    assert judge_function(task, task.reference(), lambda: tiny_model).grade == "right"
     assert find_function(task.reference()) == task
     assert task.stub.endswith(f"check({task.function})")
     stub: dict[str, Any] = {"check": lambda function: None}
@@ -34,6 +36,22 @@ def test_a_mistake_gets_its_own_sentence(task: Task, mistake: tuple[str, str, st
     verdict = judge_function(task, task.reference(old, new))
     assert verdict.grade == "wrong"
     assert verdict.text == sentence
+
+
+def test_a_session_loads_the_default_model_once_and_only_where_it_is_needed(
+    tiny_model: tinymi.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(return_value=tiny_model)
+    monkeypatch.setattr("tinymi.checkpoint.load", load)
+    monkeypatch.setenv("TINYMI_HOME", str(tmp_path))
+    _default_model.cache_clear()
+    task = by_name("head_shares")
+    check(task.reference("weights.ln_final * ", ""))
+    assert not load.called, "the made-up model shows the mistake"
+    for _ in range(2):
+        check(task.reference())
+    assert load.call_count == 1
+    _default_model.cache_clear()
 
 
 FINDINGS = [task for task in all_tasks() if task.control]

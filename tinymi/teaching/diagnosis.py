@@ -1,7 +1,7 @@
 """What is wrong with a reader's function: compared with the reference on several runs, and said as a teacher would."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -18,15 +18,15 @@ PROMPTS = ("The colour of grass is", "My sister lives in")
 TOLERANCE = 1e-3  # of the largest number
 
 
-def judge_function(task: Task, function: Function, model: Model | None = None) -> Verdict:
+def judge_function(task: Task, function: Function, load: Callable[[], Model] | None = None) -> Verdict:
     """Run both on the made-up model, then on a real one. The first difference is explained.
 
-    model: the real one; None leaves it out.
+    load: gives the real one, and is called where the made-up model shows no difference; None leaves it out.
     """
     reference = task.reference()
     names = list(inspect.signature(reference).parameters)
     count = 0
-    for values in trials(model):
+    for values in trials(load):
         arguments = [values[name] for name in names]
         expected = reference(*arguments)
         try:
@@ -39,13 +39,15 @@ def judge_function(task: Task, function: Function, model: Model | None = None) -
     return Verdict("right", f"{function.__name__} equals the reference in {count} runs.")
 
 
-def trials(model: Model | None) -> Iterator[dict[str, Any]]:
+def trials(load: Callable[[], Model] | None) -> Iterator[dict[str, Any]]:
     """What a function may ask for by the names of its parameters, for each run."""
     rng, small = np.random.default_rng(1), made_up_model()
     for n_pos in (7, 5, 9):
         yield arguments_for(small, rng.choice(small.config.d_vocab, (1, n_pos), replace=False), rng)
-    for prompt in PROMPTS if model is not None else ():
-        assert model is not None
+    if load is None:
+        return
+    model = load()
+    for prompt in PROMPTS:
         yield arguments_for(model, model.to_tokens(prompt), rng)
 
 
