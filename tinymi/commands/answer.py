@@ -32,7 +32,7 @@ def _task(task: tasks.Task, value: str) -> int:
     if not value or not task.code:
         asked = f"Exercise {task.name} ({task.asked.difficulty}, {task.asked.minutes} minutes): {task.asked.text}"
         print(terminal.render(items.Prose(asked), terminal.Screen.of(sys.stdout)))
-        print(f"\n{task.stub}" if task.code else f"\nFor hints: tinymi hint {task.name}")
+        print(f"\n{task.imports}\n\n\n{task.stub}" if task.code else f"\nFor hints: tinymi hint {task.name}")
         return 0
     try:
         functions = runpy.run_path(value)
