@@ -5,9 +5,11 @@ from typing import Any
 from unittest.mock import Mock
 
 import tinymi
+from tinymi.commands.answer import answer
+from tinymi.errors import InputError
 from tinymi.teaching.catalogue import all_lessons
 from tinymi.teaching.cells import cells, question
-from tinymi.teaching.check import _default_model, check
+from tinymi.teaching.check import _default_model, check, progress
 from tinymi.teaching.diagnosis import judge_function
 from tinymi.teaching.tasks import Task, all_tasks, find_function, tasks
 
@@ -53,6 +55,27 @@ def test_a_session_loads_the_default_model_once_and_only_where_it_is_needed(
     _default_model.cache_clear()
 
 
+def test_what_answer_prints_is_a_file_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TINYMI_HOME", str(tmp_path))
+    assert answer("6.3", "") == 0
+    printed = capsys.readouterr().out
+    file = tmp_path / "mine.py"
+    file.write_text(printed[printed.index("from ") : printed.index("To check it")])
+    assert answer("6.3", str(file)) == 0
+    assert capsys.readouterr().out == "Open. head_shares is not written yet.\n"
+    assert progress() == {}, "a blank is no try"
+    file.write_text("a = 1\nb = a + c")
+    with pytest.raises(
+        InputError, match=r"mine\.py': it raised NameError: .*'c' is not defined \(line 2: `b = a \+ c`\)"
+    ):
+        answer("6.3", str(file))
+    file.write_text("def head_shares(:")
+    with pytest.raises(InputError, match=r"it raised SyntaxError: .*line 1"):
+        answer("6.3", str(file))
+
+
 FINDINGS = [task for task in all_tasks() if task.control]
 
 
@@ -94,7 +117,7 @@ def by_name(name: str) -> Task:
         (lambda right: right[::-1], "axis 0 runs backwards"),
         (lambda right: right / 0.0, "not finite"),
         (lambda right: "many", "It returns a str, but numbers are asked for"),
-        (lambda right: right[5, 5], "It raised IndexError"),
+        (lambda right: right[5, 5], "It raised IndexError: index 5 is out of bounds for axis 0 with size 3 (line "),
         (lambda right: None, "It returns nothing: end it with `return`."),
         (lambda right: right[:, :2], "Yours has the shape [3, 2], and [3, 4] is asked for."),
         (lambda right: right**2, "The shape is right, the numbers are not: at ["),

@@ -1,6 +1,7 @@
 """What is wrong with a reader's function: compared with the reference on several runs, and said as a teacher would."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from typing import Any
@@ -34,11 +35,18 @@ def judge_function(task: Task, function: Function, load: Callable[[], Model] | N
         except NotImplementedError as error:  # a blank, here or in a function that it calls
             return Verdict("open", f"{error}.")
         except Exception as error:
-            return Verdict("wrong", f"It raised {type(error).__name__}: {error}.")
+            return Verdict("wrong", f"It raised {raised(error, function.__code__.co_filename)}")
         if problem := explain(task, actual, expected, arguments):
             return Verdict("wrong", problem)
         count += 1
     return Verdict("right", f"{function.__name__} equals the reference in {count} runs.")
+
+
+def raised(error: Exception, file: str) -> str:
+    """An error of a reader's code, with the line of the reader's file that it came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" (line {frames[-1].lineno}: `{frames[-1].line}`)" if frames and frames[-1].line else ""
+    return f"{type(error).__name__}: {error}{place}."
 
 
 def trials(load: Callable[[], Model] | None) -> Iterator[dict[str, Any]]:
