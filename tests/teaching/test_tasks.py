@@ -55,6 +55,12 @@ def test_a_session_loads_the_default_model_once_and_only_where_it_is_needed(
     _default_model.cache_clear()
 
 
+def test_a_large_number_is_not_infinite() -> None:
+    task = by_name("look")
+    verdict = judge_function(task, task.reference("-np.inf", "-1e9"))
+    assert verdict == ("wrong", "Yours has -1e+09 where -inf is asked for.")
+
+
 def test_what_answer_prints_is_a_file_to_go_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
