@@ -162,6 +162,9 @@ lesson.answer(measure(direction, 1.0)[0])
 # the others.
 #
 # Hint: replace `pairs`, and loop over `layer`
+#
+# Hint: your report is good when the eight pairs were written before any was tried; the layer was chosen on other
+# prompts than those measured; and the same recipe with half of the labels swapped stands beside it
 
 # %%
 lesson.answer("it counts if it swings further than the same recipe with half of the labels swapped")

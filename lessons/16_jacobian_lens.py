@@ -154,6 +154,8 @@ lesson.keep(jacobian=J[0][:3], layers=list(layers), words=words, shares=shares)
 # %% [markdown]
 # Exercise (easy, 5 minutes): Read through the Jacobian without the means, `J @ stream`. What does it read before the
 # last layer, at the end of the prompt?
+#
+# Hint: `own[-2]` enters the last layer, and `J[-1]` leads from there to the end
 
 # %%
 lesson.answer(show_token(model.to_str_tokens(says(own[-2] @ J[-1].T))[0]))
@@ -161,6 +163,8 @@ lesson.answer(show_token(model.to_str_tokens(says(own[-2] @ J[-1].T))[0]))
 # %% [markdown]
 # Exercise (medium, 5 minutes): How many of the places does the Jacobian of one place alone get right, before the last
 # layer? Give the share.
+#
+# Hint: `by_place[0]` has the Jacobians of the first place
 
 # %%
 lesson.answer(np.mean(says(mean[-1] + (held_out[-2] - mean[-2]) @ by_place[0][-1].T) == answers))

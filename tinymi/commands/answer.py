@@ -9,11 +9,12 @@ from tinymi.teaching import tasks
 from tinymi.teaching.answers import exercise
 from tinymi.teaching.check import function_verdict, next_hint, progress, value_verdict
 from tinymi.teaching.diagnosis import raised
+from tinymi.teaching.exercises import Verdict
 from tinymi.teaching.report import items, terminal
 
 
 def answer(name: str, value: str) -> int:
-    """Print the verdict, and the hint where it is not right; exit status 1 for a wrong answer. Raises InputError.
+    """Print the verdict; exit status 1 for a wrong answer. Raises InputError.
 
     value: "" to print the exercise itself; for a function to write, the Python file that has it.
     """
@@ -22,12 +23,9 @@ def answer(name: str, value: str) -> int:
     asked = exercise(name)
     if not value:
         print(terminal.render(asked, terminal.Screen.of(sys.stdout)))
+        print(f"\nFor a hint: tinymi hint {name}")
         return 0
-    grade, text = value_verdict(name, value)
-    words = [f"{grade.capitalize()}. {text}"]
-    if grade in ("close", "wrong") and asked.hint:
-        words.append(f"Hint: {asked.hint}")
-    return _say("\n\n".join(words), grade)
+    return _say(value_verdict(name, value))
 
 
 def _task(task: tasks.Task, value: str) -> int:
@@ -41,8 +39,7 @@ def _task(task: tasks.Task, value: str) -> int:
     functions = _run(value)
     if task.function not in functions:
         raise InputError(f"answer {value!r}: has no function {task.function}; exercise {task.name} asks for one")
-    grade, text = function_verdict(functions[task.function])
-    return _say(f"{grade.capitalize()}. {text}", grade)
+    return _say(function_verdict(functions[task.function]))
 
 
 def _run(file: str) -> dict[str, Any]:
@@ -57,9 +54,9 @@ def _run(file: str) -> dict[str, Any]:
         raise InputError(f"answer {file!r}: it raised {raised(error, file)}") from None
 
 
-def _say(text: str, grade: str) -> int:
-    print(terminal.render(items.Prose(text), terminal.Screen.of(sys.stdout)))
-    return 1 if grade in ("close", "wrong") else 0
+def _say(verdict: Verdict) -> int:
+    print(terminal.render(items.Prose(f"{verdict.grade.capitalize()}. {verdict.text}"), terminal.Screen.of(sys.stdout)))
+    return 1 if verdict.grade in ("close", "wrong") else 0
 
 
 def show_hint(name: str) -> int:

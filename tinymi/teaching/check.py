@@ -63,7 +63,7 @@ def next_hint(name: str) -> str:
     task = tasks.find(name)
     if task is None:
         exercise = answers.exercise(name)
-        hints = [*([exercise.hint] if exercise.hint else []), f"The answer: {exercise.answer}"]
+        hints = [*exercise.hint.splitlines(), f"The answer: {exercise.answer}"]
     else:
         name, hints = task.name, task.hints
     seen = progress()

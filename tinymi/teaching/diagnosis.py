@@ -146,8 +146,8 @@ def _numbers(given: Array, right: Array) -> str:
     """The shape is right, the numbers are not."""
     if not np.isfinite(given[np.isfinite(right)]).all():
         return "It has numbers that are not finite: look for a division by 0, 0 times infinity, the exp of too much."
-    if (where := np.isinf(right) & np.isfinite(given)).any():
-        return f"Yours has {given[where][0]:.4g} where {right[where][0]} is asked for."
+    if (finite := np.isinf(right) & np.isfinite(given)).any():
+        return f"Yours has {given[finite][0]:.4g} where {right[finite][0]} is asked for."
     if equal(-given, right):
         return "The size is right, the sign is not: what minus what is asked for?"
     if order := _order(given, right):
