@@ -134,6 +134,8 @@ lesson.keep(n_layers=len(blocks), frobenius=dict(zip(purpose, norms.T)), embeddi
 
 # %% [markdown]
 # Exercise (easy, 3 minutes): What is the cosine of the first and the last word? Is it above the mean over all tokens?
+#
+# Hint: `cosine` has a row for each word, and a column for each token
 
 # %%
 lesson.answer(cosine[0, words[-1]])

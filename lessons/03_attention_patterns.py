@@ -137,6 +137,8 @@ lesson.headline(
 # %% [markdown]
 # Exercise (easy, 5 minutes): In "The capital of France is", which head gives most of its attention to position 3, the
 # country, from the last position? Lessons 06 and 07 ask what it does with it.
+#
+# Hint: `cache["pattern", layer][0, :, -1, 3]` has a number for each head
 
 # %%
 _, thread = model.run_with_cache(model.to_tokens("The capital of France is"))
@@ -144,6 +146,8 @@ lesson.answer(names[np.argmax([thread["pattern", layer][0, :, -1, 3] for layer i
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): How many heads give none of the five kinds more than half of their attention?
+#
+# Hint: `shares[kind]` has a number for each head
 
 # %%
 lesson.answer(int((np.max(list(shares.values()), axis=0) <= 0.5).sum()))

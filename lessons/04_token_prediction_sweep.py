@@ -131,6 +131,8 @@ lesson.table(columns, caption="how sure the lens is, on average", format=".2f")
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): From which layer on is the token of the first prompt among the hundred likeliest for good?
+#
+# Hint: `ranks[0]` has a rank before the first layer and after each; `stays_from` takes a list of bools
 
 # %%
 lesson.answer(stays_from((ranks[0, 1:] <= 100).tolist()))
@@ -138,6 +140,8 @@ lesson.answer(stays_from((ranks[0, 1:] <= 100).tolist()))
 # %% [markdown]
 # Exercise (medium, 10 minutes): Leave the norm's weight out of the lens. What does the last layer say to the first
 # prompt then?
+#
+# Hint: `streams[0][-1]` is what leaves the last layer; to divide it by a number changes no order
 
 # %%
 lesson.answer(model.to_str_tokens([int((streams[0][-1] @ model.weights.W_U).argmax())])[0])

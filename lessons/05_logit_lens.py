@@ -138,12 +138,16 @@ lesson.headline(
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): Which token does the average prediction favour?
+#
+# Hint: `average` has a probability for each token
 
 # %%
 lesson.answer(show_token(model.to_str_tokens([int(average.argmax())])[0]))
 
 # %% [markdown]
 # Exercise (medium, 5 minutes): How far is the translator of the last layer from the prediction, in bits? Why not 0?
+#
+# Hint: `tuned` has a number for each layer; for the question why, see what is fitted in section 3
 
 # %%
 lesson.answer(tuned[-1])

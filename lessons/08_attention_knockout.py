@@ -137,6 +137,8 @@ lesson.keep(answer=answer, grid=grid, layer=layer, word=word, by_head=by_head, s
 
 # %% [markdown]
 # Exercise (easy, 3 minutes): Forbid the look at that word in all layers but the one found. How probable is the answer?
+#
+# Hint: `probability` takes a list of layers, and the position of a word
 
 # %%
 lesson.answer(probability([at for at in all_layers if at != layer], word))

@@ -160,13 +160,13 @@ average[points[layer]] *= 0
 lesson.answer(clean - without(layer, head))
 
 # %% [markdown]
-# Exercise (research, 60 minutes): "Friends Mary and John found a ring at the store. John gave it to" fails for this
+# Exercise (hard, 60 minutes): "Friends Mary and John found a ring at the store. John gave it to" fails for this
 # model in that order of the names. Why? Position 1 is a second sink there. Does that explain it?
 #
 # Hint: compare the attention of the heads above in this prompt and in one that works
 
 # %%
-lesson.answer("open: taking the MLP writes at position 1 away does not mend it")
+lesson.answer("no: taking the MLP writes at position 1 away does not mend it, and the cause is open")
 lesson.keep(prompts=[{"prompt": p, "io": io, "s": s} for p, io, s in zip(task.prompts, task.io, task.s, strict=True)])
 lesson.keep(heads=[{"layer": layer, "head": head, "role": name} for (layer, head), name in roles.items()])
 lesson.keep(clean=clean, knockout=loss, direct=direct)

@@ -136,7 +136,10 @@ sure, noise = np.mean(columns["how sure"]), np.mean(columns["sure, too"])
 lesson.headline(f"Stop at the claim: the lens is {sure:.0%} sure of the next word. And {noise:.0%} of noise.", picture)
 
 # %% [markdown]
-# Exercise (easy, 5 minutes): In section 1, take W_V. Is a trend always gone when you fold the norm's weight in?
+# Exercise (easy, 5 minutes): In section 1, take W_V, and fold the norm's weight in. What is the last third over the
+# first? Is a trend always gone?
+#
+# Hint: what the control does with W_K
 
 # %%
 values = [np.linalg.norm(block.ln1[:, None] * block.W_V) for block in blocks]
@@ -144,6 +147,8 @@ lesson.answer(np.mean(values[-third:]) / np.mean(values[:third]))
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): A little is left in section 3. For which share of the prompts is the answer the later one?
+#
+# Hint: `late` has a pair for each prompt: the answer, and the random direction
 
 # %%
 lesson.answer(np.mean([answer > noise for answer, noise in late]))

@@ -1,5 +1,17 @@
 # %% [markdown]
-"""Write a transformer yourself, in ten steps, and look into it in three more."""
+"""Write a transformer yourself, in ten steps, and look into it in three more
+
+Each step is a function of a few lines. Its docstring has the axes of what comes in and of what is asked for. Where a
+step builds on earlier ones, call your own. `check` compares a function with the reference on a small made-up model and
+on the default model, and says what is wrong. `hint("workshop.1")` gives one hint at a time, and the solution last.
+
+After step 10 your transformer speaks:
+
+    model = tinymi.load()
+    tokens = model.to_tokens("The capital of France is")
+    logits = forward(tokens, model.weights, model.config.rms_eps, model.config.rope_base)
+    print(model.to_string([logits[0, -1].argmax()]))
+"""
 
 # %% Set-up
 from collections.abc import Callable
@@ -34,7 +46,7 @@ MISTAKES = [("W_E[tokens]", "W_E[tokens[0]]", "You have lost the batch axis: tok
 
 # %%
 def rms_norm(resid_pre: Array, ln1: Array, eps: float) -> Array:
-    """[batch, pos, d_model] -> the same shape"""
+    """[batch, pos, d_model] -> the same shape. ln1 [d_model] is the weight; eps keeps you from dividing by 0."""
     size = np.sqrt((resid_pre**2).mean(axis=-1, keepdims=True) + eps)
     normed: Array = resid_pre / size * ln1
     return normed
@@ -70,7 +82,7 @@ MISTAKES = [
 
 # %%
 def project(x: Array, W_Q: Array, d_head: int) -> Array:
-    """[batch, pos, d_model] -> [batch, pos, heads, d_head]"""
+    """[batch, pos, d_model] -> [batch, pos, heads, d_head]. W_Q is [d_model, heads * d_head]."""
     side_by_side: Array = x @ W_Q
     return side_by_side.reshape(*x.shape[:2], -1, d_head)
 
@@ -107,8 +119,10 @@ def rotate(q: Array, rope_base: float) -> Array:
 # %% Mistakes
 MISTAKES = [
     (
-        "a, b = q[..., :half], q[..., half:]\n    return np.concatenate([",
-        "a, b = q[..., ::2], q[..., 1::2]\n    return np.concatenate([",
+        "a, b = q[..., :half], q[..., half:]\n    return np.concatenate([a * np.cos(angle) - b * np.sin(angle), "
+        "b * np.cos(angle) + a * np.sin(angle)], axis=-1)",
+        "a, b = q[..., ::2], q[..., 1::2]\n    return np.stack([a * np.cos(angle) - b * np.sin(angle), "
+        "b * np.cos(angle) + a * np.sin(angle)], axis=-1).reshape(q.shape)",
         "Your q has the right numbers before RoPE; look at the pairs: i goes with i + d_head / 2, not with i + 1.",
     ),
     ("half)  # of", "q.shape[-1])  # of", "Your angles shrink half as fast as they should: pair i has 2 i / d_head."),
@@ -208,7 +222,7 @@ MISTAKES = [
 
 # %%
 def attention(x: Array, w: BlockWeights, rope_base: float) -> Array:
-    """[batch, pos, d_model] -> the same shape. w has W_Q, W_K, W_V, W_O and d_head."""
+    """[batch, pos, d_model] -> the same shape. x is the normed stream; w has W_Q, W_K, W_V, W_O and d_head."""
     q = rotate(project(x, w.W_Q, w.d_head), rope_base)
     k = rotate(project(x, w.W_K, w.d_head), rope_base)
     v = project(x, w.W_V, w.d_head)
@@ -234,10 +248,16 @@ MISTAKES = [
         "q = project(x, w.W_Q, w.d_head)",
         "You forgot RoPE on queries.",
     ),
+    (
+        "z.reshape(",
+        "z.swapaxes(1, 2).reshape(",
+        "z has its heads side by side already, [batch, pos, n_heads, d_head]: reshape it, and swap nothing.",
+    ),
 ]
 
 # %% [markdown]
-# Exercise (easy, 10 minutes): Write `mlp`. (Compared with `hook_mlp_out`.)
+# Exercise (easy, 10 minutes): Write `mlp`: the gate silu(x @ W_gate) lets a part of x @ W_in through, and W_out writes
+# it. (Compared with `hook_mlp_out`.)
 #
 # Hint: (silu(x @ W_gate) * (x @ W_in)) @ W_out
 #
@@ -246,7 +266,7 @@ MISTAKES = [
 
 # %%
 def mlp(x_mlp: Array, w: BlockWeights) -> Array:
-    """[batch, pos, d_model] -> the same shape. w has W_gate, W_in and W_out."""
+    """[batch, pos, d_model] -> the same shape. x_mlp is the normed stream; w has W_gate, W_in and W_out."""
     gate = x_mlp @ w.W_gate
     out: Array = (gate / (1 + np.exp(-gate)) * (x_mlp @ w.W_in)) @ w.W_out
     return out
@@ -289,6 +309,11 @@ MISTAKES = [
     ("rms_norm(resid, w.ln1, eps)", "resid", "Attention reads the normed stream."),
     ("rms_norm(resid, w.ln2, eps)", "resid", "The MLP reads the normed stream."),
     ("w.ln2", "w.ln1", "The MLP's norm has weights of its own: ln2."),
+    (
+        "rope_base)\n        resid = resid + mlp(",
+        "rope_base) + mlp(",
+        "The MLP reads the stream after attention has added to it: take one step after the other.",
+    ),
 ]
 
 # %% [markdown]
@@ -363,4 +388,13 @@ MISTAKES = [
     ("edit(resid) if i == layer", "resid if i == layer", "Nothing is edited."),
     ("i == layer", "i == layer - 1", "One layer off: you edited what enters the layer before."),
     ("edit(resid) if i == layer else resid", "edit(resid)", "You edited at every layer."),
+    (
+        "        resid = edit(resid) if i == layer else resid\n"
+        "        resid = resid + attention(rms_norm(resid, w.ln1, eps), w, rope_base)\n"
+        "        resid = resid + mlp(rms_norm(resid, w.ln2, eps), w)\n",
+        "        resid = resid + attention(rms_norm(resid, w.ln1, eps), w, rope_base)\n"
+        "        resid = resid + mlp(rms_norm(resid, w.ln2, eps), w)\n"
+        "        resid = edit(resid) if i == layer else resid\n",
+        "You edited what leaves the layer: edit what enters it.",
+    ),
 ]

@@ -7,8 +7,9 @@ phone's. There must be no message on the console, no request but for the page it
 and AA that axe-core finds, all that is folded unfolded, nothing wider than the screen, no bar a stub and no letter of a
 picture too small to read. Head pickers, sliders, token buttons, the picker of steps, words and the cells of every grid
 are driven by the mouse and by keys; what they say must be what the page's tables and lists say. On paper a page is
-light, and its controls are gone. Every link leads somewhere. Prints what is wrong; exit status 1 if anything is. Before
-all this it looks at a page with one fault of each kind, and must find them.
+light, and its controls are gone. Every link leads somewhere. In a notebook an item follows the notebook's theme. Prints
+what is wrong; exit status 1 if anything is. Before all this it looks at a page with one fault of each kind, and must
+find them.
 
 Needs playwright (extra "dev") and a Chromium on PATH.
 """
@@ -22,6 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tinymi.teaching.report import items
+from tinymi.teaching.report.html import fragment, notebook_head
 
 from playwright.sync_api import Browser, ConsoleMessage, Error, Locator, Page, Request, sync_playwright
 
@@ -285,6 +289,22 @@ def dead_links(file: Path) -> Iterator[str]:
             yield f"{file.name}: links to {link}"
 
 
+def theme(browser: Browser) -> Iterator[str]:
+    """In a notebook an item is dark where the notebook is, whatever the system prefers, and when the theme changes."""
+    inks = {"light": "rgb(27, 30, 36)", "dark": "rgb(233, 235, 238)"}
+    styles = {"light": "color: #000000de", "dark": "color: #ffffffde; background: #111"}
+    item = fragment(items.Prose("words"))
+    for system in SCHEMES:
+        page = browser.new_context(color_scheme=system).new_page()
+        page.set_content(f"<!doctype html><body style='{styles['dark']}'><div>{notebook_head()}</div>{item}")
+        for scheme in ("dark", "light", "dark"):
+            page.evaluate("style => document.body.setAttribute('style', style)", styles[scheme])
+            ink = page.evaluate("getComputedStyle(document.querySelector('.tinymi p')).color")
+            if ink != inks[scheme]:
+                yield f"a notebook's theme is {scheme} and the system's {system}: the text is {ink}"
+        page.context.close()
+
+
 def main(site: Path, axe: Path) -> int:
     pages = sorted(site.glob("*.html"))
     problems = [problem for page in pages for problem in dead_links(page)]
@@ -299,6 +319,7 @@ def main(site: Path, axe: Path) -> int:
             found = look_at(browser, page, axe.read_text("utf-8"))
             print(f"{page.name}: {len(found)} problems", flush=True)
             problems += found
+        problems += theme(browser)
         browser.close()
     print("\n".join(problems))
     return 1 if problems or len(pages) < 2 else 0

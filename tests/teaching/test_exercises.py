@@ -106,6 +106,8 @@ with Path(__file__).with_name("runs").open("a") as runs:
 # Exercise (easy, 5 minutes): Three and four?
 #
 # Hint: it is odd
+#
+# Hint: and prime
 # %%
 lesson.answer(7.0)
 # %% [markdown]
@@ -134,7 +136,7 @@ def test_a_lesson_is_run_once_for_all_answers(runs: Path, capsys: Any) -> None:
     assert (answer("seven.1", "8"), answer("03.2", "Rome")) == (1, 1)
     out, err = capsys.readouterr()
     assert (out, err) == (
-        "Wrong. 8 is not within 0.07 of the answer.\n\nHint: it is odd\nWrong. Rome is not the answer.\n",
+        "Wrong. 8 is not within 0.07 of the answer.\nWrong. Rome is not the answer.\n",
         "",
     )
     assert runs.read_text() == "x"
@@ -143,19 +145,20 @@ def test_a_lesson_is_run_once_for_all_answers(runs: Path, capsys: Any) -> None:
 def test_without_a_value_the_exercise_is_shown(runs: Path, capsys: Any) -> None:
     assert answer("3.1", "") == 0
     out = capsys.readouterr().out
-    assert out == "Exercise 3.1 (easy, 5 minutes): Three and four?\n  Hint: it is odd\n"
+    assert out == "Exercise 3.1 (easy, 5 minutes): Three and four?\n\nFor a hint: tinymi hint 3.1\n"
 
 
 def test_hints_come_one_at_a_time_and_the_answer_last(runs: Path, capsys: Any) -> None:
-    assert [next_hint("3.1") for _ in range(3)] == [
-        "1 of 2: it is odd",
-        "2 of 2: The answer: 7",
-        "2 of 2: The answer: 7",
+    assert [next_hint("3.1") for _ in range(4)] == [
+        "1 of 3: it is odd",
+        "2 of 3: and prime",
+        "3 of 3: The answer: 7",
+        "3 of 3: The answer: 7",
     ]
     assert (answer("3.1", "8"), answer("3.1", "7"), answer("3.1", "9")) == (1, 0, 1)
-    assert progress() == {"3.1": {"right": True, "tries": 3, "hints": 2}}
+    assert progress() == {"3.1": {"right": True, "tries": 3, "hints": 3}}
     assert show_progress() == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["3.1", "yes", "3", "2"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["3.1", "yes", "3", "3"]
 
 
 def test_a_damaged_record_is_begun_again(runs: Path) -> None:

@@ -308,11 +308,11 @@ def test_lessons_and_papers_are_links() -> None:
     assert references("C 2024") == "C 2024"
 
 
-def test_an_exercise_hides_its_hint_and_its_answer() -> None:
-    exercise = items.Exercise("Why?", "because", "think", 5, "easy", code="x = 1", name="7.2")
+def test_an_exercise_hides_its_hints_and_its_answer() -> None:
+    exercise = items.Exercise("Why?", "because", "think\nthink again", 5, "easy", code="x = 1", name="7.2")
     reader = of(exercise)
-    assert "Exercise 7.2 (easy, 5 minutes) Why? Hint think Answer because x = 1" in reader.text
-    assert len(reader.all("details")) == 3
+    assert "Exercise 7.2 (easy, 5 minutes) Why? Hint think Hint think again Answer because x = 1" in reader.text
+    assert len(reader.all("details")) == 4
 
 
 def test_a_shaded_text_names_its_values() -> None:

@@ -2,16 +2,19 @@
 
 import runpy
 import sys
+from typing import Any
 
 from tinymi.errors import InputError
 from tinymi.teaching import tasks
 from tinymi.teaching.answers import exercise
 from tinymi.teaching.check import function_verdict, next_hint, progress, value_verdict
+from tinymi.teaching.diagnosis import raised
+from tinymi.teaching.exercises import Verdict
 from tinymi.teaching.report import items, terminal
 
 
 def answer(name: str, value: str) -> int:
-    """Print the verdict, and the hint where it is not right; exit status 1 for a wrong answer. Raises InputError.
+    """Print the verdict; exit status 1 for a wrong answer. Raises InputError.
 
     value: "" to print the exercise itself; for a function to write, the Python file that has it.
     """
@@ -20,35 +23,40 @@ def answer(name: str, value: str) -> int:
     asked = exercise(name)
     if not value:
         print(terminal.render(asked, terminal.Screen.of(sys.stdout)))
+        print(f"\nFor a hint: tinymi hint {name}")
         return 0
-    grade, text = value_verdict(name, value)
-    words = [f"{grade.capitalize()}. {text}"]
-    if grade in ("close", "wrong") and asked.hint:
-        words.append(f"Hint: {asked.hint}")
-    return _say("\n\n".join(words), grade)
+    return _say(value_verdict(name, value))
 
 
 def _task(task: tasks.Task, value: str) -> int:
     if not value or not task.code:
         asked = f"Exercise {task.name} ({task.asked.difficulty}, {task.asked.minutes} minutes): {task.asked.text}"
         print(terminal.render(items.Prose(asked), terminal.Screen.of(sys.stdout)))
-        print(f"\n{task.stub}" if task.code else f"\nFor hints: tinymi hint {task.name}")
+        if task.code:
+            print(f"\n{task.imports}\n\n\n{task.stub}\n\nTo check it: tinymi answer {task.name} FILE.py")
+        print(f"\nFor a hint: tinymi hint {task.name}")
         return 0
-    try:
-        functions = runpy.run_path(value)
-    except OSError as error:
-        raise InputError(
-            f"answer {value!r}: cannot be read ({error.strerror}); give the file with your function"
-        ) from None
+    functions = _run(value)
     if task.function not in functions:
         raise InputError(f"answer {value!r}: has no function {task.function}; exercise {task.name} asks for one")
-    grade, text = function_verdict(functions[task.function])
-    return _say(f"{grade.capitalize()}. {text}", grade)
+    return _say(function_verdict(functions[task.function]))
 
 
-def _say(text: str, grade: str) -> int:
-    print(terminal.render(items.Prose(text), terminal.Screen.of(sys.stdout)))
-    return 1 if grade in ("close", "wrong") else 0
+def _run(file: str) -> dict[str, Any]:
+    """What a reader's file defines."""
+    try:
+        return runpy.run_path(file)
+    except OSError as error:
+        raise InputError(
+            f"answer {file!r}: cannot be read ({error.strerror}); give the file with your function"
+        ) from None
+    except Exception as error:
+        raise InputError(f"answer {file!r}: it raised {raised(error, file)}") from None
+
+
+def _say(verdict: Verdict) -> int:
+    print(terminal.render(items.Prose(f"{verdict.grade.capitalize()}. {verdict.text}"), terminal.Screen.of(sys.stdout)))
+    return 1 if verdict.grade in ("close", "wrong") else 0
 
 
 def show_hint(name: str) -> int:

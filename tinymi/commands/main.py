@@ -32,6 +32,7 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi notebook 6         lesson 6 as a notebook; with --exercises, for you
                             to fill in
 """
+INSTALL = "what the notebook installs where tinymi is missing: a clone's folder, or git+ and the address of one"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,6 +84,7 @@ def parser() -> ArgumentParser:
     written.add_argument(
         "--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model"
     )
+    written.add_argument("--install", metavar="SOURCE", default="", help=INSTALL)
     exercise = by_name["answer"]
     exercise.add_argument("exercise", metavar="EXERCISE", help="lesson and number, such as 7.1")
     exercise.add_argument("value", metavar="VALUE", nargs=REMAINDER, help="your answer: a number or a few words")
@@ -241,7 +243,8 @@ def notebook(options: Namespace) -> int:
     if (options.lesson is None) == (options.all is None):
         raise InputError("notebook: give one lesson, such as 6, or --all FOLDER")
     lessons = all_lessons() if options.lesson is None else [find(options.lesson)]
-    return notebooks(lessons, Path(options.all or "."), options.exercises, options.run, options.model)
+    folder = Path(options.all or ".")
+    return notebooks(lessons, folder, not options.exercises, options.run, options.model, options.install)
 
 
 COMMANDS: Mapping[str, tuple[Callable[[Namespace], int], str]] = {

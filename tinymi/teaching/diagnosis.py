@@ -1,7 +1,8 @@
 """What is wrong with a reader's function: compared with the reference on several runs, and said as a teacher would."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -18,34 +19,45 @@ PROMPTS = ("The colour of grass is", "My sister lives in")
 TOLERANCE = 1e-3  # of the largest number
 
 
-def judge_function(task: Task, function: Function, model: Model | None = None) -> Verdict:
+def judge_function(task: Task, function: Function, load: Callable[[], Model] | None = None) -> Verdict:
     """Run both on the made-up model, then on a real one. The first difference is explained.
 
-    model: the real one; None leaves it out.
+    load: gives the real one, and is called where the made-up model shows no difference; None leaves it out.
     """
     reference = task.reference()
     names = list(inspect.signature(reference).parameters)
     count = 0
-    for values in trials(model):
+    for values in trials(load):
         arguments = [values[name] for name in names]
         expected = reference(*arguments)
         try:
             actual = function(*arguments)
+        except NotImplementedError as error:  # a blank, here or in a function that it calls
+            return Verdict("open", f"{error}.")
         except Exception as error:
-            return Verdict("wrong", f"It raised {type(error).__name__}: {error}.")
+            return Verdict("wrong", f"It raised {raised(error, function.__code__.co_filename)}")
         if problem := explain(task, actual, expected, arguments):
             return Verdict("wrong", problem)
         count += 1
     return Verdict("right", f"{function.__name__} equals the reference in {count} runs.")
 
 
-def trials(model: Model | None) -> Iterator[dict[str, Any]]:
+def raised(error: Exception, file: str) -> str:
+    """An error of a reader's code, with the line of the reader's file that it came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    place = f" (line {frames[-1].lineno}: `{frames[-1].line}`)" if frames and frames[-1].line else ""
+    return f"{type(error).__name__}: {error}{place}."
+
+
+def trials(load: Callable[[], Model] | None) -> Iterator[dict[str, Any]]:
     """What a function may ask for by the names of its parameters, for each run."""
     rng, small = np.random.default_rng(1), made_up_model()
     for n_pos in (7, 5, 9):
         yield arguments_for(small, rng.choice(small.config.d_vocab, (1, n_pos), replace=False), rng)
-    for prompt in PROMPTS if model is not None else ():
-        assert model is not None
+    if load is None:
+        return
+    model = load()
+    for prompt in PROMPTS:
         yield arguments_for(model, model.to_tokens(prompt), rng)
 
 
@@ -133,7 +145,9 @@ def _order(given: Array, right: Array) -> tuple[int, ...] | None:
 def _numbers(given: Array, right: Array) -> str:
     """The shape is right, the numbers are not."""
     if not np.isfinite(given[np.isfinite(right)]).all():
-        return "It has numbers that are not finite: look for a division by 0, or the log or the exp of too much."
+        return "It has numbers that are not finite: look for a division by 0, 0 times infinity, the exp of too much."
+    if (finite := np.isinf(right) & np.isfinite(given)).any():
+        return f"Yours has {given[finite][0]:.4g} where {right[finite][0]} is asked for."
     if equal(-given, right):
         return "The size is right, the sign is not: what minus what is asked for?"
     if order := _order(given, right):

@@ -1,59 +1,39 @@
-"""Lessons as Jupyter notebooks: for Jupyter, VS Code, Colab and JupyterLite.
+"""Jupyter notebooks: for Jupyter, VS Code and Colab.
 
-A notebook is a JSON file with a list of cells. A lesson's source has them already; `notebook` puts one in front that
-installs tinymi where it is missing, and `blanks` takes the solutions out.
+A notebook is a JSON file with a list of cells. `notebook` adds one that installs tinymi where it is missing.
 """
 
-import ast
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tinymi.errors import InputError
-from tinymi.teaching.catalogue import LessonFile
-from tinymi.teaching.cells import Cell, cells, question
+from tinymi.teaching.cells import Cell
 from tinymi.teaching.report.json import write_text
 
-INSTALL = """# Installs tinymi where it is missing, and finds the data that lie beside the lessons.
+INSTALL = """# What pip installs where tinymi is missing: a clone's folder, or git+ and the address of one.
+SOURCE = {source!r}
 try:
     import tinymi
 except ImportError:
-    %pip install -q tinymi
+    if not SOURCE:
+        raise ImportError("tinymi is not installed here, and no package index has it: set SOURCE above") from None
+    %pip install -q "{{SOURCE}}"
 import sys
 from tinymi.teaching import catalogue, check, hint
-sys.path.append(str(catalogue.folder()))"""
-BLANK = """# Your code goes here.
-answer = None
-
-check("{name}", answer)"""
+sys.path.append(str(catalogue.folder()))  # the data beside the lessons"""
 
 
-def lesson_cells(lesson: LessonFile) -> list[Cell]:
-    """All cells of a lesson: its docstring, then those of its source."""
-    source = lesson.path.read_text("utf-8")
-    return [Cell(1, "", True, ast.get_docstring(ast.parse(source)) or ""), *cells(source)]
+def notebook(parts: Sequence[Cell], model: str | None = None, source: str = "") -> dict[str, Any]:
+    """Cells, the first of which is the title, as the content of an .ipynb file.
 
-
-def blanks(lesson: LessonFile, parts: Iterable[Cell]) -> list[Cell]:
-    """The cells with a blank in place of each that computes an exercise's answer."""
-    result: list[Cell] = []
-    asked = 0
-    for cell in parts:
-        if result and question(result[-1]) and not cell.is_markdown:
-            asked += 1
-            blank = BLANK.format(name=f"{int(lesson.number)}.{asked}")
-            ending = "\n\nlesson.finish()" if cell.text.endswith("lesson.finish()") else ""
-            cell = Cell(cell.line, cell.title, False, blank + ending)
-        result.append(cell)
-    return result
-
-
-def notebook(parts: Sequence[Cell], model: str | None = None) -> dict[str, Any]:
-    """Cells as the content of an .ipynb file. model: what the lesson shall load in place of the default model."""
-    head = [Cell(0, "Installation", False, INSTALL)]
+    model: what the lesson shall load in place of the default model. source: what pip installs where tinymi is missing.
+    """
+    title, *rest = parts
+    install = [Cell(0, "Installation", False, INSTALL.format(source=source))] if rest else []
     return {
-        "cells": [_cell(number, part, model) for number, part in enumerate([*head, *parts])],
+        "cells": [_cell(number, part, model) for number, part in enumerate([title, *install, *rest])],
         "metadata": {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"},
@@ -95,10 +75,3 @@ def write(path: Path, content: dict[str, Any]) -> None:
     if path.exists():
         raise InputError(f"{path}: exists already, and may hold your work; rename it, or name another")
     write_text(str(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def index(lessons: Sequence[LessonFile]) -> list[Cell]:
-    """One Markdown cell with a link to each lesson's notebook."""
-    lines = [f"- {one.number} [{one.title}]({one.path.stem}.ipynb): {one.times[0]}" for one in lessons]
-    lines.append("- [Write a transformer yourself](workshop.ipynb): 3 hours")
-    return [Cell(0, "", True, "\n".join(["# The lessons", "", *lines]))]

@@ -41,10 +41,11 @@ after the code that computes it:
   that spaces and line breaks are visible; in running text, `show_token(piece)`.
 - `equal` is a check: an identity that holds for every model. `finding` is a claim about this model, established by
   its numbers alone, with a bar set before looking and a control. `keep` puts arrays into the JSON file by name.
-- An exercise is a Markdown cell, "Exercise (easy, 5 minutes): ..." with "Hint: ..." as its last paragraph. The code
-  cell below it shows nothing and ends in `lesson.answer(value)`: a number, or a few words, with a reason after a colon
-  ("layer 0: it sees only the token"). It is not printed. `tinymi answer 7.1 VALUE` says whether a reader's is right; an
-  answer of more than six words is shown there, for the reader to compare.
+- An exercise is a Markdown cell, "Exercise (easy, 5 minutes): ..." with "Hint: ..." as its last paragraphs, which
+  `tinymi hint 7.1` shows one at a time. The code cell below it shows nothing and ends in `lesson.answer(value)`: a
+  number, or a few words, with a reason after a colon ("layer 0: it sees only the token"). It is not printed. `tinymi
+  answer 7.1 VALUE` says whether a reader's is right; an answer of more than six words is shown there, for the reader
+  to compare.
 - `lesson.token(options.answer)` is the id of an answer that a reader typed, with or without its leading space.
 - Errors meant for the user are `tinymi.TinymiError`s. Raised anywhere in the lesson they end it with one line and exit
   status 2.
@@ -269,7 +270,10 @@ class Lesson(Pictures):
         """How to check an answer, and how many checks passed."""
         names = [item.name for item in self._items if isinstance(item, items.Exercise)]
         if names and self._script.number and not self._values.answers:
-            self._display.line(f"To check your answer: tinymi answer {names[0]} VALUE. To see all answers: --answers.")
+            self._display.line(
+                f"To check your answer: tinymi answer {names[0]} VALUE. For a hint: tinymi hint {names[0]}."
+            )
+            self._display.line("To see all answers: --answers.")
         checks = [item for item in self._items if isinstance(item, items.Check)]
         failed = [check.name for check in checks if not check.passed]
         if checks:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tinymi.errors import InputError
 from tinymi.teaching import catalogue
-from tinymi.teaching.cells import Cell, Question, cells, question
+from tinymi.teaching.cells import Question, cells, question
 
 Function = Callable[..., Any]
 
@@ -25,7 +25,8 @@ class Task:
 
     name: str  # "6.3"
     asked: Question
-    setup: str  # the imports of its file, and the functions before
+    imports: str  # of its file
+    before: str = ""  # the functions above it in its file, which it may call
     code: str = ""
     mistakes: list[tuple[str, str, str]] = field(default_factory=list)
     control: str = ""
@@ -40,6 +41,11 @@ class Task:
         return definition
 
     @property
+    def setup(self) -> str:
+        """What runs before its code."""
+        return f"{self.imports}\n\n\n{self.before}".strip()
+
+    @property
     def hints(self) -> list[str]:
         """One after the other; the answer last."""
         answer = [f"The answer:\n\n{self.code}"] if self.code else []
@@ -47,9 +53,10 @@ class Task:
 
     @property
     def stub(self) -> str:
-        """The head of the function, for the reader to go on with, and its check."""
+        """The head of the function, and an error in place of its code."""
         head = self.code.splitlines()[: self._definition().body[0].end_lineno]
-        return "\n".join([*head, "    ...  # your code", "", "", f"check({self.function})"])
+        blank = f'    raise NotImplementedError("{self.function} is not written yet")  # put your code in place of this'
+        return "\n".join([*head, blank])
 
     def reference(self, old: str = "", new: str = "") -> Function:
         """The function, or what it becomes by a mistake."""
@@ -74,26 +81,29 @@ def tasks(lesson: catalogue.LessonFile) -> list[Task]:
 def read(path: Path, number: str, first: int = 0) -> list[Task]:
     """The exercises of a file: number.first + 1, and so on."""
     result: list[Task] = []
-    setup = ""
+    imports, before = "", ""
     for cell in cells(path.read_text("utf-8")):
         if asked := question(cell):
-            result.append(Task(f"{number}.{first + len(result) + 1}", asked, setup))
+            result.append(Task(f"{number}.{first + len(result) + 1}", asked, imports, before))
         elif cell.title == "Set-up":
-            setup = cell.text
+            imports = cell.text
         elif cell.title == "Mistakes":
             result[-1].mistakes = ast.literal_eval(cell.text.partition("=")[2].strip())
         elif cell.title == "Control":
             result[-1].control = cell.text
         elif not cell.is_markdown:
             result[-1].code = cell.text
-            setup = f"{setup}\n\n\n{cell.text}"  # later functions may call it
+            before = f"{before}\n\n\n{cell.text}"
     return result
+
+
+def workshop_path() -> Path:
+    return catalogue.folder() / "exercises" / "workshop.py"
 
 
 def workshop() -> list[Task]:
     """The steps of the workshop: a transformer to write."""
-    path = catalogue.folder() / "exercises" / "workshop.py"
-    return read(path, "workshop") if path.is_file() else []
+    return read(workshop_path(), "workshop") if workshop_path().is_file() else []
 
 
 def all_tasks() -> list[Task]:
@@ -112,18 +122,3 @@ def find_function(function: Function) -> Task:
         names = ", ".join(task.function for task in all_tasks() if task.code)
         raise InputError(f"check({function.__name__}): no exercise asks for it; name yours one of {names}")
     return task
-
-
-def notebook_cells(todo: list[Task], solutions: bool) -> list[Cell]:
-    """Tasks as cells, with the reference solutions or with stubs."""
-    result: list[Cell] = []
-    if todo:
-        result.append(Cell(0, "Set-up", False, todo[0].setup))
-    for task in todo:
-        about = f"{task.asked.difficulty}, {task.asked.minutes} minutes"
-        result.append(Cell(0, "", True, f"**Exercise {task.name}** ({about}): {task.asked.text}"))
-        if task.code:
-            result.append(Cell(0, "", False, task.code if solutions else task.stub))
-        if task.control and solutions:
-            result.append(Cell(0, "", False, f"{task.control}\nprint(claim, control)"))
-    return result

@@ -206,10 +206,7 @@ def _exercise(item: Exercise, screen: Screen) -> str:
         [item.difficulty] * bool(item.difficulty) + [f"{item.minutes} minutes"] * (item.minutes is not None)
     )
     head = f"Exercise {item.name}".rstrip() + (f" ({about})" if about else "")
-    lines = [sentence(item.question, screen, f"{head}: ", "  ")]
-    if item.hint:
-        lines.append(sentence(item.hint, screen, "  Hint: ", "    "))
-    return "\n".join(lines)
+    return sentence(item.question, screen, f"{head}: ", "  ")
 
 
 def _step(item: Step, screen: Screen) -> str:
