@@ -98,8 +98,8 @@ lesson.say(
 # %% [markdown]
 # ## 4. Add it to another prompt
 #
-# Add the strongest feature of section 2 to the last stream of another prompt, in doses of its strength here. The control
-# adds three of the inactive features, as strongly.
+# Add the strongest feature of section 2 to the last stream of another prompt, in doses of its strength here. As a
+# control, add three of the inactive features as strongly.
 
 # %%
 _, cache = model.run_with_cache(model.to_tokens("We write pandas as"), sae.reads)
