@@ -14,7 +14,7 @@ Paper: Elhage et al. 2021, Transformer Circuits, https://transformer-circuits.pu
 # %% Set-up
 from tinymi.arrays import Array
 from tinymi.errors import InputError
-from tinymi.hooks import ActivationCache, HookPoint
+from tinymi.hooks import ActivationCache
 from tinymi.teaching import Lesson, Token, show_token
 
 import numpy as np
@@ -33,29 +33,25 @@ if answer == wrong:
 # %% [markdown]
 # ## 1. A prediction is a sum
 #
-# Every layer adds to the residual stream, and nothing is overwritten. So the stream that makes the prediction is a sum:
-# the embedding, plus what each attention layer wrote, plus what each MLP wrote, all at the last position. A logit is
-# read off along one direction, so each part has its share of the logit difference, answer minus wrong answer. (The
-# final norm divides the stream by its size. That is one number: we keep this run's, and the shares add up.)
+# Every layer adds to the residual stream, and nothing is overwritten. So the last stream is a sum: the embedding, plus
+# what each attention layer wrote, plus what each MLP wrote. A logit is read off along one direction, so each part has
+# its share of the logit difference, answer minus wrong answer. (The final norm divides the stream by its size. We keep
+# this run's size for all parts, and the shares add up.)
 
 # %%
 POINTS = ["hook_embed", *(f"blocks.{layer}.hook_{part}_out" for layer in range(n_layers) for part in ("attn", "mlp"))]
 
 
-def run(prompt: str, answer: int, wrong: int) -> tuple[ActivationCache, Array, float]:
+def run(prompt: str, answer: int, wrong: int) -> tuple[ActivationCache, Array, Array, float]:
     logits, cache = model.run_with_cache(model.to_tokens(prompt))
     scale = cache["ln_final.hook_scale"][0, -1]
     direction = weights.ln_final * (weights.W_U[:, answer] - weights.W_U[:, wrong]) / scale  # [d_model]
-    return cache, direction, float(logits[0, -1, answer] - logits[0, -1, wrong])
+    shares = np.array([cache[point][0, -1] @ direction for point in POINTS])  # [component]
+    return cache, direction, shares, float(logits[0, -1, answer] - logits[0, -1, wrong])
 
 
-def parts(cache: ActivationCache) -> Array:
-    return np.array([cache[point][0, -1] for point in POINTS])  # [component, d_model]
-
-
-cache, direction, difference = run(options.prompt, answer, wrong)
-shares = parts(cache) @ direction  # [component]
-lesson.equal("the shares sum to the logit difference", shares.sum(), difference)
+cache, direction, shares, difference = run(options.prompt, answer, wrong)
+lesson.equal("the shares sum to the difference", shares.sum(), difference)
 
 # %% [markdown]
 # Beside it, as a control, an equally clear prediction that no fact makes: the next word of "It was a dark and stormy",
@@ -64,8 +60,7 @@ lesson.equal("the shares sum to the logit difference", shares.sum(), difference)
 # %%
 CONTROL = "It was a dark and stormy"
 first, second = np.argsort(-model(model.to_tokens(CONTROL))[0, -1])[:2]
-control_cache, control_direction, control_difference = run(CONTROL, first, second)
-control = parts(control_cache) @ control_direction
+control, control_difference = run(CONTROL, first, second)[2:]
 names = [" - ".join(map(show_token, model.to_str_tokens(ids))) for ids in ([answer, wrong], [first, second])]
 caption = f"{names[0]} is {difference:+.2f}, layer by layer; control: {names[1]} is {control_difference:+.2f}"
 series = {"attention": shares[1::2], "MLP": shares[2::2], "control: both": control[1::2] + control[2::2]}
@@ -83,10 +78,10 @@ for layer, block in enumerate(weights.blocks):
         heads[layer, head] = cache["z", layer][0, -1, head] @ block.heads.W_O[head] @ direction
 
 bias = [0 if block.b_O is None else block.b_O @ direction for block in weights.blocks]  # few models have one
-lesson.equal("the heads' shares sum to their layers'", heads.sum(axis=1) + bias, shares[1::2])
+lesson.equal("heads' shares sum to their layer's", heads.sum(axis=1) + bias, shares[1::2])
 top = [divmod(int(i), n_heads) for i in np.argsort(-abs(heads), axis=None)[:5]]
 reads = np.array([cache["pattern", layer][0, head, -1] for layer, head in top])  # [5, key_pos]
-pieces = [Token(piece) for piece in model.to_str_tokens(model.to_tokens(options.prompt)[0])]
+pieces = [Token(piece) for piece in model.to_str_tokens(options.prompt)]
 columns = {"head": [f"{layer}.{head}" for layer, head in top], "share": [heads[place] for place in top]}
 columns |= {"reads most": [pieces[i] for i in reads.argmax(axis=1)], "weight": reads.max(axis=1)}
 lesson.table(columns, caption="the largest shares of heads, and what these read at the last position", format=".2f")
@@ -95,14 +90,13 @@ lesson.table(columns, caption="the largest shares of heads, and what these read 
 # ## 3. The same head elsewhere
 #
 # What does the first head of this table write? Read its vector with the unembedding. And take it to two more prompts:
-# one asks for Paris in another way, one asks for no city at all. Look at the difference there: it is no evidence that a
-# city was asked for. What counts is who wrote it.
+# one asks for Paris in another way, one for no city at all. Look at the difference there, and who wrote it.
 
 # %%
 layer, head = top[0]
 rows = []
 for prompt in (options.prompt, "The capital of France is", "She drank a glass of"):
-    other, towards, total = run(prompt, answer, wrong)
+    other, towards, _, total = run(prompt, answer, wrong)
     written = other["z", layer][0, -1, head] @ weights.blocks[layer].heads.W_O[head]  # [d_model]
     promoted = model.to_str_tokens(np.argsort(-(written * weights.ln_final @ weights.W_U))[:2])
     pattern = other["pattern", layer][0, head, -1]  # [key_pos]
@@ -117,51 +111,40 @@ lesson.table(dict(zip(titles, zip(*rows))), caption=f"head {layer}.{head} on thr
 # A share is bookkeeping: what would happen without the component? Set what it writes at the last position to zero, and
 # let the layers above run again. How far the difference falls is the component's total effect.
 
-
 # %%
-def remove(value: Array, hook: HookPoint) -> Array:
-    value = value.copy()  # [1, pos, d_model]
-    value[0, -1] = 0
-    return value
-
-
+tokens = model.to_tokens(options.prompt)
+others = np.arange(tokens.size)[:, None] < tokens.size - 1  # all positions but the last
 effect = np.zeros(len(POINTS))
 for i, point in enumerate(POINTS):
-    logits = model.run_with_hooks(model.to_tokens(options.prompt), [(point, remove)])[0, -1]
+    remove = [(point, lambda value, hook: value * others)]
+    logits = model.run_with_hooks(tokens, remove, positions=-1)[0, 0]
     effect[i] = difference - (logits[answer] - logits[wrong])
-
-chosen = [*np.argsort(-abs(shares))[:6], *np.argsort(-abs(effect))[:3]]
-caption = "the six largest shares, and the three components whose removal does most"
+chosen = [*np.argsort(-abs(shares))[:5], *np.argsort(-abs(effect))[:3]]
+caption = "the five largest shares, and the three components whose removal does most"
 lesson.table({"component": POINTS, "share": shares, "total effect": effect}, dict.fromkeys(chosen), caption, "+.2f")
 
 # %% [markdown]
-# The two need not agree. What a late component wrote may be made up for: by the layers above it, and by the final norm,
-# which divides what is left by less. What an early component wrote is no answer yet, but all later ones build on it.
-# (A zero is also a violent thing to put there. `deeper/06_logit_attribution.py` puts an average instead, and lesson 13
-# makes a small change.)
+# The two need not agree. What a late component wrote may be made up for by the layers above it, and by the final norm,
+# which divides what is left by less. An early one wrote no answer yet, but all later ones build on it. (A zero is a
+# violent thing to put there: `deeper/06_logit_attribution.py` puts an average.)
 
 # %%
-_, _, share, read, _, words = rows[0]
-text = (
-    f"Head {layer}.{head} writes {share:+.2f} of {difference:+.2f}: it reads {show_token(read)} and promotes {words}."
-)
-lesson.headline(text, picture)
+share, read, words = rows[0][2], rows[0][3], rows[0][5]
+text = f"Head {layer}.{head} writes {share:+.2f} of {difference:+.2f}: it reads {show_token(read)} and promotes"
+lesson.headline(f"{text} {words}.", picture)
 
 # %% [markdown]
-# Exercise (easy, 3 minutes): Swap answer and wrong answer. What do the shares sum to?
-#
-# Hint: what happens to the direction?
+# Exercise (easy, 3 minutes): Swap the two answers. What do the shares sum to?
 
 # %%
-swapped_cache, swapped, _ = run(options.prompt, wrong, answer)
-lesson.answer((parts(swapped_cache) @ swapped).sum())
+lesson.answer(run(options.prompt, wrong, answer)[2].sum())
 
 # %% [markdown]
-# Exercise (medium, 10 minutes): A tempting mistake is to divide each part by its own size. What do the shares sum to?
-#
-# Hint: the size is `np.sqrt(np.mean(part**2) + model.config.rms_eps)`
+# Exercise (medium, 10 minutes): A tempting mistake is to divide each part by its own size, which is
+# `np.sqrt(np.mean(part**2) + model.config.rms_eps)`. What do the shares sum to?
 
 # %%
-own_size = np.sqrt(np.mean(parts(cache) ** 2, axis=1) + model.config.rms_eps)
+parts = np.array([cache[point][0, -1] for point in POINTS])  # [component, d_model]
+own_size = np.sqrt(np.mean(parts**2, axis=1) + model.config.rms_eps)
 lesson.answer((shares * cache["ln_final.hook_scale"][0, -1] / own_size).sum())
 lesson.finish()
