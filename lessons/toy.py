@@ -19,9 +19,8 @@ import numpy as np
 LETTERS = "^ABCDEFGHIJKLMNO"  # the vocabulary; ^ begins each text
 N = len(LETTERS)
 D_MODEL, D_HEAD, N_HEADS = 3 * N + 2, 64, 2
-ROPE_BASE = (
-    1e8  # pair f of a head turns by 10 ** (-f / 4) a position: pairs 0 to 15 tell places, the others hardly turn
-)
+# Pair f of a head turns by 10 ** (-f / 4) a position: pairs 0 to 15 tell places, the others hardly turn.
+ROPE_BASE = 1e8
 
 # The residual stream, by its coordinates.
 TOKEN = np.arange(N)  # which token stands here

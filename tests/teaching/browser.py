@@ -7,9 +7,9 @@ phone's. There must be no message on the console, no request but for the page it
 and AA that axe-core finds, all that is folded unfolded, nothing wider than the screen, no bar a stub and no letter of a
 picture too small to read. Head pickers, sliders, token buttons, the picker of steps, words and the cells of every grid
 are driven by the mouse and by keys; what they say must be what the page's tables and lists say. On paper a page is
-light, and its controls are gone. Every link leads somewhere. In a notebook an item follows the notebook's theme. Prints
-what is wrong; exit status 1 if anything is. Before all this it looks at a page with one fault of each kind, and must
-find them.
+light, without its controls and what is folded. Every link leads somewhere. In a notebook an item follows the notebook's
+theme. Prints what is wrong; exit status 1 if anything is. Before all this it looks at a page with one fault of each
+kind, and must find them.
 
 Needs playwright (extra "dev") and a Chromium on PATH.
 """
@@ -263,7 +263,7 @@ def paper(page: Page) -> Iterator[str]:
     page.emulate_media(media="print", color_scheme="dark")
     if page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)":
         yield "on paper: not on white"
-    for selector in ("nav", ".controls", ".picks", ".strip", ".readout"):
+    for selector in ("nav", ".controls", ".picks", ".strip", ".readout", "details:not([open])"):
         if any(part.is_visible() for part in all_of(page, selector)):
             yield f"on paper: {selector} is still there"
 
