@@ -146,6 +146,8 @@ lesson.answer(probability([at for at in all_layers if at != layer], word))
 # %% [markdown]
 # Exercise (easy, 5 minutes): Dropping is not neutral either. In which of the last ten layers does it cost most at the
 # first token?
+#
+# Hint: `share_out=False`
 
 # %%
 lesson.answer(min(all_layers[-10:], key=lambda at: probability([at], 0, share_out=False)))

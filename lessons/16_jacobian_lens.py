@@ -144,6 +144,8 @@ lesson.keep(jacobian=J[0][:3], layers=list(layers), words=words, shares=shares)
 # %% [markdown]
 # Exercise (easy, 5 minutes): Read through the Jacobian without the means, `J @ stream`. What does it read before the
 # last layer, at the end of the prompt?
+#
+# Hint: `own[-2] @ J[-1].T`
 
 # %%
 lesson.answer(show_token(model.to_str_tokens(says(own[-2] @ J[-1].T))[0]))
