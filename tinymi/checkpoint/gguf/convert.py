@@ -20,7 +20,7 @@ from tinymi.checkpoint import downloads, safetensors_file
 from tinymi.checkpoint.config_json import config_from_dict
 from tinymi.checkpoint.gguf.config import config_of
 from tinymi.checkpoint.gguf.reader import GGUFFile, Tensor, parts_of, read
-from tinymi.checkpoint.gguf.tokenizer import tokenizer_of
+from tinymi.checkpoint.gguf.tokenizer import tokenizer_config_of, tokenizer_of
 from tinymi.errors import ConfigError
 
 import numpy as np
@@ -67,15 +67,15 @@ def convert(file: GGUFFile, target: Path) -> None:
     """Write the checkpoint that `file` holds into the folder `target`. Raises SourceError, one line."""
     config = config_of(file)
     entries = entries_of(file, config)
-    tokenizer, tokenizer_config = tokenizer_of(file)
+    tokenizer = tokenizer_of(file)
     _check_config(file, config)
     needed = 4 * sum(math.prod(entry.shape) for entry in entries)
     downloads.say(
         f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {downloads.home()}"
     )
     _write_json(target / "config.json", config)
-    _write_json(target / "tokenizer_config.json", tokenizer_config)
-    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    _write_json(target / "tokenizer_config.json", tokenizer_config_of(file))
+    _write_json(target / "tokenizer.json", tokenizer)
     shapes = {entry.name: entry.shape for entry in entries}
     chunks = _watched(_chunks(file, entries, config["head_dim"]), needed)
     safetensors_file.write_file(target / "model.safetensors", shapes, chunks)
