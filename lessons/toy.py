@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tinymi.arrays import Array
+from tinymi.checkpoint.safetensors_file import write_file
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def tensors() -> dict[str, Array]:
             weights[f"{prefix}mlp.{name}_proj.weight"] = np.zeros(shape)
         for name in ("input", "post_attention"):
             weights[f"{prefix}{name}_layernorm.weight"] = np.ones(D_MODEL)
-    return {name: np.ascontiguousarray(W, dtype=np.float32) for name, W in weights.items()}
+    return weights
 
 
 CONFIG = {
@@ -122,11 +123,11 @@ CONFIG = {
 
 def save(folder: Path) -> None:
     """Write the checkpoint: weights, config, and a tokenizer that cuts a text into letters and puts ^ in front."""
-    from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, processors
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors(), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = tensors()
+    write_file(folder / "model.safetensors", {name: W.shape for name, W in weights.items()}, weights.values())
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2))
     tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(LETTERS)}, merges=[]))
     tokenizer.add_special_tokens(["^"])

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tinymi.errors import SweepError
+from tinymi.machine.browser import IN_BROWSER
 from tinymi.version import __version__
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def run_task(work: Work, source: str | None, weights: Literal["loaded", "mapped"
 
 def process_pool(jobs: int) -> Executor:
     """`jobs` worker processes on this machine, started anew (no fork), each with one BLAS thread."""
+    if IN_BROWSER:
+        raise SweepError("jobs: a browser's tab has one process; leave them out")
     try:
         from loky import ProcessPoolExecutor
     except ImportError:
@@ -99,6 +102,8 @@ def process_pool(jobs: int) -> Executor:
 
 def dask_cluster(address: str) -> Executor:
     """The workers of a Dask cluster, whose scheduler listens at `address`, such as tcp://host:8786."""
+    if IN_BROWSER:
+        raise SweepError("dask: a browser's tab reaches no cluster; leave it out")
     try:
         from distributed import Client
     except ImportError:

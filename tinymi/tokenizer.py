@@ -1,8 +1,8 @@
-"""Text to token ids and back: a thin wrapper over the `tokenizers` library and a model's own tokenizer.json."""
+"""Text to token ids and back: a thin wrapper over a model's own tokenizer.json."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tinymi.arrays import Tokens, as_array
 from tinymi.chat import ChatTemplate, Messages
@@ -11,7 +11,6 @@ from tinymi.errors import InputError, TokenizerError
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 T = TypeVar("T")
 PADDING = -1  # stands before the tokens of a prompt that is shorter than others of its batch
@@ -27,6 +26,15 @@ def attempt(call: Callable[[], T]) -> T:
         raise ValueError(str(error)) from None
 
 
+class Backend(Protocol):
+    """What reads a tokenizer.json: the `tokenizers` library or, without it, checkpoint/byte_level_bpe.py."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> Any: ...  # it has .ids
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
+    def get_vocab_size(self, *, with_added_tokens: bool = True) -> int: ...
+    def id_to_token(self, index: int, /) -> str | None: ...
+
+
 class Tokenizer:
     """A model's tokenizer.
 
@@ -35,7 +43,7 @@ class Tokenizer:
     model of DeepSeek gets no first token; here, in transformers 4 and in llama.cpp it does.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, chat_template: ChatTemplate | None = None) -> None:
+    def __init__(self, backend: Backend, chat_template: ChatTemplate | None = None) -> None:
         self._backend = backend
         self.chat_template = chat_template
 

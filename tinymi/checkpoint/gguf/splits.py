@@ -1,13 +1,15 @@
 """The rules by which byte-level BPE splits a text before it merges, by the names that llama.cpp gave them.
 
-Each is what the models' own tokenizer.json has. SmolLM and GPT-2 use the regex of GPT-2, which ByteLevel has built in;
-LLaMA's and Qwen's differ in how many digits stay together; DeepSeek's are several regexes, one after the other.
+Each is a list of pre-tokenizers, as the models' own tokenizer.json has them. SmolLM and GPT-2 use the regex of GPT-2,
+which ByteLevel has built in; LLaMA's and Qwen's differ in how many digits stay together; DeepSeek's are several
+regexes, one after the other.
 """
 
 import re
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
+from tinymi.checkpoint.words import LLAMA3 as LLAMA3_WORDS
+from tinymi.checkpoint.words import QWEN
 
 LLAMA3 = ("llama-bpe", "llama3", "llama-v3")  # every text begins with a token, where the file does not say no
 WHOLE_WORDS = (*LLAMA3, "falcon3")  # a word that is a token is taken whole, without merging
@@ -27,30 +29,24 @@ _CASED_LETTERS = r"\s?[A-Za-z" + re.sub(r"[0-9A-F]+ ?", lambda code: chr(int(cod
 _MARKS = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
 _EAST_ASIAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 
-_GPT2_REGEX = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-_BYTES_ONLY = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-_DIGITS = pre_tokenizers.Digits(individual_digits=True)
+_BYTES_ONLY: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+_GPT2_REGEX = _BYTES_ONLY | {"use_regex": True}
+_DIGITS: dict[str, Any] = {"type": "Digits", "individual_digits": True}
 
 
-def _regexes(*patterns: str) -> list[Any]:
+def _regexes(*patterns: str) -> list[dict[str, Any]]:
     """One split after the other."""
-    return [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
+    return [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
 
 
-def _words(digits: str) -> list[Any]:
-    pattern = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-        + digits
-        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
-    return [*_regexes(pattern), _BYTES_ONLY]
-
-
-SPLITS: dict[object, list[Any]] = {
+SPLITS: dict[object, list[dict[str, Any]]] = {
     "gpt-2": [_GPT2_REGEX],
     "smollm": [_DIGITS, _GPT2_REGEX],
-    **dict.fromkeys(COMPOSED, _words(r"\p{N}")),
-    **dict.fromkeys((*WHOLE_WORDS, "smaug-bpe"), _words(r"\p{N}{1,3}")),
+    **{name: [*_regexes(QWEN), _BYTES_ONLY] for name in COMPOSED},
+    **{name: [*_regexes(LLAMA3_WORDS), _BYTES_ONLY] for name in (*WHOLE_WORDS, "smaug-bpe")},
     "deepseek-llm": [*_regexes("[\r\n]", _CASED_LETTERS, _MARKS, r"\s+$", _EAST_ASIAN), _DIGITS, _BYTES_ONLY],
     "deepseek-coder": [*_regexes("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _EAST_ASIAN), _DIGITS, _BYTES_ONLY],
 }

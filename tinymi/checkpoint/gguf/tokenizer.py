@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file, rebuilt as a `tokenizers.Tokenizer` from its vocabulary and merges.
+"""The tokenizer of a GGUF file, rebuilt as the content of a tokenizer.json from its vocabulary and merges.
 
 GGUF names a tokenizer's kind and the rule that splits text before merging, and leaves the rest to the reader.
 Two kinds are built: byte-level BPE ("gpt2": LLaMA 3, Qwen, SmolLM) and SentencePiece BPE ("llama": LLaMA 1
@@ -13,26 +13,30 @@ from typing import Any
 from tinymi.checkpoint.gguf.config import token_id
 from tinymi.checkpoint.gguf.reader import GGUFFile, Numbers
 from tinymi.checkpoint.gguf.splits import COMPOSED, LLAMA3, SPLITS, WHOLE_WORDS
-from tinymi.checkpoint.tokenizer_config import surround
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
+_EMPTY = dict.fromkeys(
+    ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+) | {"version": "1.0"}
+_MODEL = {
+    "type": "BPE",
+    **dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")),
+    **dict.fromkeys(("fuse_unk", "byte_fallback", "ignore_merges"), False),
+}
 _LONGEST = 1000  # characters of a token; real ones have up to some hundred, all of them spaces
 
 
-def tokenizer_of(file: GGUFFile) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer, and the content of tokenizer_config.json. Raises SourceError when it cannot be known."""
+def tokenizer_of(file: GGUFFile) -> dict[str, Any]:
+    """The content of tokenizer.json. Raises SourceError when it cannot be known."""
     kind = file.metadata.get("tokenizer.ggml.model")
     builders = {"gpt2": _byte_level, "llama": _sentencepiece}
     if kind not in builders:
         raise file.refuse(f"tokenizer.ggml.model is {str(kind)[:40]!r}: valid are {', '.join(builders)}")
-    tokenizer = builders[kind](file)
-    _add_tokens(file, tokenizer)
-    _add_ends(file, tokenizer)
-    return tokenizer, _config(file)
+    parts = builders[kind](file)
+    parts["model"] = _MODEL | parts["model"]
+    return _EMPTY | {"added_tokens": _added_tokens(file), "post_processor": _template(file)} | parts
 
 
 def _vocabulary(file: GGUFFile) -> dict[str, int]:
@@ -68,7 +72,7 @@ def _flag(file: GGUFFile, key: str, *, default: bool) -> bool:
 # ---- byte-level BPE
 
 
-def _byte_level(file: GGUFFile) -> Tokenizer:
+def _byte_level(file: GGUFFile) -> dict[str, Any]:
     rule = file.metadata.get("tokenizer.ggml.pre")
     if rule is None:
         raise file.refuse(
@@ -81,12 +85,12 @@ def _byte_level(file: GGUFFile) -> Tokenizer:
             f"valid are {', '.join(map(str, SPLITS))}"
         )
     whole = rule in WHOLE_WORDS
-    tokenizer = Tokenizer(BPE(vocab=_vocabulary(file), merges=_stored_merges(file), ignore_merges=whole))
-    if rule in COMPOSED:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(SPLITS[rule])
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+    return {
+        "normalizer": {"type": "NFC"} if rule in COMPOSED else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPLITS[rule]},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"ignore_merges": whole, "vocab": _vocabulary(file), "merges": _stored_merges(file)},
+    }
 
 
 def _stored_merges(file: GGUFFile) -> list[tuple[str, str]]:
@@ -107,24 +111,25 @@ def _stored_merges(file: GGUFFile) -> list[tuple[str, str]]:
 # ---- SentencePiece BPE
 
 
-def _sentencepiece(file: GGUFFile) -> Tokenizer:
+def _sentencepiece(file: GGUFFile) -> dict[str, Any]:
     vocabulary = _vocabulary(file)
     unknown = token_id(file, "unknown_token")
-    tokens = file.metadata["tokenizer.ggml.tokens"]
-    model = BPE(
-        vocab=vocabulary,
-        merges=_merges_from_scores(file, vocabulary),
-        unk_token=None if unknown is None else tokens[unknown],
-        fuse_unk=True,
-        byte_fallback=True,
-    )
-    tokenizer = Tokenizer(model)
     prefix = _flag(file, "tokenizer.ggml.add_space_prefix", default=True)
-    marked = normalizers.Replace(" ", "▁")
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), marked]) if prefix else marked
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-    return tokenizer
+    first: list[dict[str, Any]] = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+    last: list[dict[str, Any]] = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    mark = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    unmark = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*first, mark]},
+        "decoder": {"type": "Sequence", "decoders": [unmark, {"type": "ByteFallback"}, {"type": "Fuse"}, *last]},
+        "model": {
+            "unk_token": None if unknown is None else file.metadata["tokenizer.ggml.tokens"][unknown],
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocabulary,
+            "merges": _merges_from_scores(file, vocabulary),
+        },
+    }
 
 
 def _merges_from_scores(file: GGUFFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
@@ -156,24 +161,32 @@ def _cuts(token: str, vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
 # ---- what both kinds share
 
 
-def _add_tokens(file: GGUFFile, tokenizer: Tokenizer) -> None:
+def _added_tokens(file: GGUFFile) -> list[dict[str, Any]]:
     """Control tokens (<s>, <|im_end|>), the unknown token and the author's own are matched whole, unsplit."""
-    pairs = list(zip(file.metadata["tokenizer.ggml.tokens"], _types(file), strict=True))
-    special = [
-        AddedToken(token, special=True, normalized=False) for token, kind in pairs if kind in (_UNKNOWN, _CONTROL)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [
+        {"id": index, "content": token, **flags, "special": kind != _USER_DEFINED}
+        for index, (token, kind) in enumerate(zip(file.metadata["tokenizer.ggml.tokens"], _types(file), strict=True))
+        if token and kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
-    plain = [AddedToken(token, special=False, normalized=False) for token, kind in pairs if kind == _USER_DEFINED]
-    tokenizer.add_special_tokens(special)
-    tokenizer.add_tokens(plain)
 
 
-def _add_ends(file: GGUFFile, tokenizer: Tokenizer) -> None:
+def _template(file: GGUFFile) -> dict[str, Any] | None:
     """The tokens put before and after every text. LLaMA's files mean "before" where they say nothing."""
     is_llama = file.metadata["tokenizer.ggml.model"] == "llama" or file.metadata.get("tokenizer.ggml.pre") in LLAMA3
     before = _end(file, "bos", default=is_llama)
     after = _end(file, "eos", default=False)
-    if before or after:
-        surround(tokenizer, before, after)
+
+    def around(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        first, last = (
+            [{"SpecialToken": {"id": token, "type_id": type_id}} for token in end] for end in (before, after)
+        )
+        return [*first, {"Sequence": {"id": sequence, "type_id": type_id}}, *last]
+
+    ids = {token: file.metadata["tokenizer.ggml.tokens"].index(token) for token in (*before, *after)}
+    known = {token: {"id": token, "ids": [index], "tokens": [token]} for token, index in ids.items()}
+    template = {"single": around("A", 0), "pair": around("A", 0) + around("B", 1), "special_tokens": known}
+    return {"type": "TemplateProcessing", **template} if known else None
 
 
 def _end(file: GGUFFile, name: str, *, default: bool) -> list[str]:
@@ -184,7 +197,8 @@ def _end(file: GGUFFile, name: str, *, default: bool) -> list[str]:
     return [file.metadata["tokenizer.ggml.tokens"][index]] if wanted else []
 
 
-def _config(file: GGUFFile) -> dict[str, Any]:
+def tokenizer_config_of(file: GGUFFile) -> dict[str, Any]:
+    """The content of tokenizer_config.json."""
     tokens = file.metadata["tokenizer.ggml.tokens"]
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     ids = {name: token_id(file, f"{key}_token") for name, key in names.items()}
