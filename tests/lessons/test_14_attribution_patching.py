@@ -209,18 +209,15 @@ def test_the_batched_guesses_and_patches(
     pair = Pair(default_model_folder, default_model, texts, (capital, wrong))
     for layer in (16, 23):
         guess = pair.guess("z", layer, pair.corrupted)[-1]
-        assert np.array(deeper["one"]["heads"])[layer, :, 1] == pytest.approx(guess, abs=1e-3)
-    for site, layer, place in (("resid_pre", 23, 0), ("mlp_out", 26, 1)):
-        where = (0, (3, -1)[place])
-        patch = pair.share(pair.moved(site, layer, where))
-        assert deeper["real"][site][layer][place][1] == pytest.approx(patch, abs=2e-3)
-    patch = pair.share(pair.moved("z", 23, (0, -1, 4)))
-    assert deeper["real"]["heads"][23][4][1] == pytest.approx(patch, abs=2e-3)
+        assert np.array(deeper["one"])[layer, :, 1] == pytest.approx(guess, abs=1e-3)
+    for layer, head in ((16, 0), (23, 4), (29, 1)):
+        patch = pair.share(pair.moved("z", layer, (0, -1, head)))
+        assert deeper["real"][layer][head][1] == pytest.approx(patch, abs=2e-3)
 
 
 def test_an_edge_to_the_logits(deeper: dict[str, Any], default_model_folder: Path, default_model: Model) -> None:
     """23.3 to the logits by torch: what it writes, times the gradient at the last stream, which is MLP 29's."""
-    (edge,) = [weight for start, end, weight in deeper["arrows"] if (start, end) == ("23.3", "logits")]
+    edge = deeper["to_logits"][1 + 23 * 10 + 3]  # after the embedding, and nine heads and an MLP of each layer
     expected, gap = 0.0, 0.0
     for prompt, other in zip(*deeper["texts"], strict=True):
         io, s = (next(f" {name}" for name in NAMES if prompt.count(name) == times) for times in (1, 2))
