@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +107,12 @@ class Runs:
         """What the lesson said, if it has run with these arguments."""
         return self._results.get((path, arguments))
 
+    def carry_out(self, path: Path, arguments: tuple[str, ...], tell: Callable[[str, str], object]) -> None:
+        """Run a lesson, and tell of it as `follow` does. What `tell` raises cancels the run."""
+        with closing(self.follow(path, arguments)) as events:
+            for event, text in events:
+                tell(event, text)
+
     def follow(self, path: Path, arguments: tuple[str, ...]) -> Events:
         """Run a lesson, and tell of it five times a second: (event, text).
 
@@ -127,14 +134,9 @@ class Runs:
 
     def _run(self, path: Path, arguments: tuple[str, ...]) -> Events:
         told = [""]
-
-        def tell(what: str, done: int, total: int | None) -> None:
-            told[0] = f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
-
-        source = () if self.source is None else ("--model", self.source)
-        run = Run(path, (*arguments, *source), self.model, tell)
+        run = self.prepare(path, arguments, lambda text: told.__setitem__(0, text))
         problems: list[str] = []
-        worker = threading.Thread(target=_execute, args=(run, problems), daemon=True)
+        worker = threading.Thread(target=lambda: problems.append(execute(run)), daemon=True)
         worker.start()
         try:
             while worker.is_alive():
@@ -143,22 +145,35 @@ class Runs:
         finally:  # the next one in the line begins when this one has ended
             run.cancel()
             worker.join()
+        yield self.keep(run, arguments, problems[0])
+
+    def prepare(self, path: Path, arguments: tuple[str, ...], on_progress: Callable[[str], object]) -> Run:
+        """A run on the model."""
+        source = () if self.source is None else ("--model", self.source)
+        run = Run(path, (*arguments, *source), self.model)
+        run.on_progress = lambda what, done, total: on_progress(
+            f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
+        )
+        return run
+
+    def keep(self, run: Run, arguments: tuple[str, ...], problem: str) -> tuple[str, str]:
+        """Keep what a run said. Returns the last event that tells of it."""
         if run.document is None:
-            yield "problem", problems[0] if problems else "the lesson ended without lesson.finish()"
-            return
-        self._results[path, arguments] = run.document
+            return "problem", problem or "the lesson ended without lesson.finish()"
+        self._results[run.path, arguments] = run.document
         while len(self._results) > MOST_RESULTS:
             self._results.popitem(last=False)
-        yield "done", ""
+        return "done", ""
 
 
-def _execute(run: Run, problems: list[str]) -> None:
-    """Run it in this thread; what it raises becomes a line."""
+def execute(run: Run) -> str:
+    """Run it in this thread. What it raises becomes a line, which is returned."""
     try:
         run.execute()
     except TinymiError as error:
-        problems.append(str(error))
+        return str(error)
     except CancelledError:
-        problems.append("cancelled")
+        return "cancelled"
     except Exception as error:  # a bug in a lesson ends that lesson alone
-        problems.append(one_line(f"{type(error).__name__}: {error}"))
+        return one_line(f"{type(error).__name__}: {error}")
+    return ""

@@ -90,6 +90,6 @@ def explorer(
     )
 
 
-def problem(title: str, text: str) -> str:
-    """A page that says why there is none."""
-    return fill("problem.html", title=title, text=text)
+def problem(title: str, text: str, home: str) -> str:
+    """A page that says why there is none. home: where the front page is."""
+    return fill("problem.html", title=title, text=text, home=home)
