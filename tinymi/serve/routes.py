@@ -35,6 +35,10 @@ class Site:
         self.lessons = [Built(file, None) for file in files]
         self.pages = routes(self.lessons)
 
+    def extras(self, one: Built) -> dict[str, Any]:
+        """What the page of a lesson has where its code can be changed. cells: the address that takes a change."""
+        return {"cells": "", "is_changed": False, "page": "", "slower": 1}
+
 
 class Handler(ABC):
     """One request, and where its answer goes."""
@@ -78,7 +82,7 @@ def routes(lessons: list[Built]) -> dict[str, Page]:
     table: dict[str, Page] = {"/": front, "/index.html": front, "/glossary.html": words}
     table |= {"/explore": explore, "/save/explore": explore_saved}
     for name, kind in STATIC.items():
-        table[f"/static/{name}"] = static(name, kind)
+        table[f"/static/{name}"] = static(Path(__file__).parent / "static" / name, kind)
     for one in lessons:
         options = askable(one.lesson.path)
         table[f"/{one.name}.html"] = lesson_page(one, options)
@@ -122,8 +126,8 @@ def explore_saved(handler: Handler, query: Query) -> None:
     handler.send(html.page(document), Content_Disposition='attachment; filename="explore.html"')
 
 
-def static(name: str, kind: str) -> Page:
-    text = (Path(__file__).parent / "static" / name).read_text("utf-8")
+def static(path: Path, kind: str) -> Page:
+    text = path.read_text("utf-8")
     return lambda handler, query: handler.send(text, kind)
 
 
@@ -132,7 +136,8 @@ def lesson_page(one: Built, options: list[Any]) -> Page:
         document = None
         if "run" in query:
             document = _result(handler, one, options, query)
-        handler.send(pages.lesson(one, handler.site.lessons, options, query, document))
+        site = handler.site
+        handler.send(pages.lesson(one, site.lessons, options, query, document, site.extras(one)))
 
     return page
 
