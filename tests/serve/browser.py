@@ -259,14 +259,17 @@ PAGES = {
 PARTS = (front_door, ten_prompts, knobs, direction, two_prompts, keep, lesson)
 
 
+def chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @contextmanager
 def served(model: tinymi.Model) -> Iterator[tuple[Server, Browser]]:
     """A server of this process, and a browser."""
     server = Server(model)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield server, browser
         browser.close()
     server.shutdown()

@@ -36,32 +36,31 @@ def provenance(source: str | None, folder: Path) -> Provenance:
     if source is None or folder.resolve() == (downloads.home() / default_model.NAME).resolve():
         quantisation = PurePath(default_model.GGUF_IN_WHEEL).stem.rpartition(".")[2]
         return Provenance(default_model.NAME, quantisation, chat=True)
-    stored_as = _gguf_type(Path(source)) if source.lower().endswith(".gguf") else _safetensors_type(folder)
-    return Provenance(source, stored_as, _chats(source, folder))
+    tensors = _gguf_tensors(Path(source)) if source.lower().endswith(".gguf") else _safetensors(folder)
+    return described(source, tensors, _has_chat_template(folder))
 
 
-def _gguf_type(path: Path) -> str:
-    from tinymi.checkpoint.gguf.reader import read
-
-    tensors = read(path.expanduser()).tensors.values()
-    return _main_type((tensor.kind.name, tensor.shape) for tensor in tensors)
-
-
-def _safetensors_type(folder: Path) -> str:
-    return _main_type((tensor.dtype, tensor.shape) for tensor in open_folder(folder).values())
-
-
-def _main_type(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> str:
-    """The type in which most numbers are stored. tensors: type and shape of each."""
+def described(source: str, tensors: Iterable[tuple[str, tuple[int, ...]]], has_chat_template: bool) -> Provenance:
+    """Of a model whose tensors have these types and shapes."""
     sizes: Counter[str] = Counter()
     for name, shape in tensors:
         sizes[name] += math.prod(shape)
-    return sizes.most_common(1)[0][0]
+    chat = has_chat_template or _CHAT_NAMES.search(PurePath(source).name) is not None
+    return Provenance(source, sizes.most_common(1)[0][0], chat)
 
 
-def _chats(source: str, folder: Path) -> bool:
-    """Whether the folder has a chat template, or the name says that there should be one."""
-    if (folder / "chat_template.jinja").is_file() or _CHAT_NAMES.search(PurePath(source).name):
+def _gguf_tensors(path: Path) -> list[tuple[str, tuple[int, ...]]]:
+    from tinymi.checkpoint.gguf.reader import read
+
+    return [(tensor.kind.name, tensor.shape) for tensor in read(path.expanduser()).tensors.values()]
+
+
+def _safetensors(folder: Path) -> list[tuple[str, tuple[int, ...]]]:
+    return [(tensor.dtype, tensor.shape) for tensor in open_folder(folder).values()]
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
         return True
     try:
         return "chat_template" in json.loads((folder / "tokenizer_config.json").read_text("utf-8"))

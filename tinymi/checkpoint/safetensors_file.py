@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 from tinymi.arrays import Array
 from tinymi.checkpoint.json_object import parse_object, read_object
 from tinymi.errors import WeightsError
+from tinymi.machine.mapping import mapped
 
 import numpy as np
 import numpy.typing as npt
@@ -104,8 +105,7 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
         if not path.is_file():
             what = "is not a regular file" if path.exists() else "there is no such file"
             raise WeightsError(f"{path}: {what}; the checkpoint is incomplete: fetch that file")
-        mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-        header, data = _parts(mapped)
+        header, data = _parts(mapped(path))
         _check_entries(header, data.size)
     except ValueError as error:
         raise WeightsError(
@@ -117,16 +117,16 @@ def open_file(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(entry, data) for name, entry in header.items()}
 
 
-def _parts(mapped: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+def _parts(file: npt.NDArray[np.uint8]) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
     """The entries of the header, and the numbers behind it."""
-    end = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
-    if not 8 < end <= min(mapped.size, 8 + _MOST_HEADER) or mapped[8] != ord("{"):
-        raise ValueError(f"its header would end at {end:,}, and the file has {mapped.size:,} bytes")
-    header = parse_object(mapped[8:end].tobytes())
+    end = 8 + int.from_bytes(file[:8].tobytes(), "little")
+    if not 8 < end <= min(file.size, 8 + _MOST_HEADER) or file[8] != ord("{"):
+        raise ValueError(f"its header would end at {end:,}, and the file has {file.size:,} bytes")
+    header = parse_object(file[8:end].tobytes())
     about = header.pop("__metadata__", None)
     if about is not None and (not isinstance(about, dict) or not all(isinstance(text, str) for text in about.values())):
         raise ValueError("its __metadata__ is not an object of texts")
-    return header, mapped[end:]
+    return header, file[end:]
 
 
 def _check_entries(header: Mapping[str, Any], n_bytes: int) -> None:

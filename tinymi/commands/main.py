@@ -24,7 +24,8 @@ DESCRIPTION = """Learn what happens inside a language model. Start with: tinymi 
   tinymi doctor             versions and settings to include in a bug report
   tinymi serve              your own prompts in the browser: explorer, lessons
   tinymi explore "A prompt" what the explorer shows; --html FILE: as a page
-  tinymi site OUT           all lessons as pages, with an index
+  tinymi site OUT           all lessons as pages, with an index; --browser: and
+                            to run in a browser's tab, without a server
   tinymi answer 7.1 VALUE   is this the answer to exercise 7.1?
   tinymi hint 7.1           the next hint for it; the answer comes last
   tinymi progress           the exercises that you have tried
@@ -67,6 +68,8 @@ def parser() -> ArgumentParser:
     site = by_name["site"]
     site.add_argument("out", metavar="OUT", help="the folder for the pages; created if it does not exist")
     site.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
+    site.add_argument("--browser", action="store_true", help="also write OUT/browser: they run in a browser's tab")
+    site.add_argument("--pyodide", metavar="FOLDER", help="Pyodide's distribution; without it, it is fetched")
     site.add_argument("--only", metavar="LESSONS", help="some lessons, such as 0,3,6")
     served = by_name["serve"]
     served.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
@@ -187,11 +190,18 @@ def doctor(options: Namespace) -> int:
 
 
 def site(options: Namespace) -> int:
+    from tinymi.browser.build import FOLDER
+    from tinymi.browser.build import edition as browser_edition
     from tinymi.teaching.catalogue import all_lessons, find
     from tinymi.teaching.report.site import build
 
     chosen = all_lessons() if options.only is None else [find(name) for name in options.only.split(",")]
-    built = build(Path(options.out), chosen, options.model, lambda line: print(line, flush=True))
+    edition = browser_edition(options.model, options.pyodide) if options.browser else None
+    live = f"{FOLDER}/index.html" if options.browser else ""
+    built = build(Path(options.out), chosen, options.model, lambda line: print(line, flush=True), live)
+    if edition is not None:
+        page = edition.write(Path(options.out), [one.name for one in built if one.document is not None])
+        print(f"In the browser, from a web server: {show_text(str(page))}")
     for one in built:
         print(f"{one.name}: {show_text(one.problem) or 'done'}")
     print(f"Site: {show_text(str(Path(options.out) / 'index.html'))}")

@@ -23,7 +23,7 @@ _SHARED = b"\0\x0f\x08dylink.0\x01\x04\0\0\0\0"  # the section by which Emscript
 
 def matmul(left: Array, right: Array) -> Array:
     """left @ right, [n_out, n_in] @ [n_in, n]."""
-    if _kernel is None:
+    if _kernel is None or type(left) is not np.ndarray:  # an array that watches what becomes of it sees this only
         return left @ right
     if not _fits(left, right):
         summed: Array = np.einsum("oi,in->on", left, right)

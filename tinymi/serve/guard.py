@@ -97,16 +97,20 @@ def read_target(target: str) -> tuple[str, Query]:
     return url.path, query
 
 
-def headers(script_hash: str) -> dict[str, str]:
-    """What every answer says: the policy of the static pages, and that this server may be asked, and nobody else."""
+def headers(script_hash: str, framed: bool = False) -> dict[str, str]:
+    """What every answer says: the policy of the static pages, and that this server may be asked, and nobody else.
+
+    framed: for pages that a page of their own shows in a frame.
+    """
+    ancestors = "'self'" if framed else "'none'"
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'sha256-{script_hash}'; img-src data:; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors {ancestors}"
     )
     return {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
+        "X-Frame-Options": "SAMEORIGIN" if framed else "DENY",
         "Referrer-Policy": "no-referrer",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tinymi.errors import InputError, TinymiError, did_you_mean, one_line
 from tinymi.teaching.options import COMMON, Option, command_line
 from tinymi.teaching.report.items import Document
-from tinymi.teaching.running import CancelledError, Run, options_of
+from tinymi.teaching.running import CancelledError, Run, line_of, options_of
 from tinymi.teaching.sweeps import OPTIONS as SWEEPS
 
 if TYPE_CHECKING:
+    from tinymi.checkpoint.provenance import Provenance
     from tinymi.run import Model
 
 MOST_WAITING = 8
@@ -22,7 +24,7 @@ MOST_RESULTS = 16
 MOST_LINES = 50  # of an option that may be repeated
 PAUSE = 0.2  # seconds between two signs of life
 
-Key = tuple[Path, tuple[str, ...]]
+Key = tuple[str, tuple[str, ...]]  # what the lesson's file says, and its arguments
 Events = Generator[tuple[str, str], None, None]
 
 
@@ -98,13 +100,20 @@ class Runs:
 
     model: "Model"
     source: str | None = None  # the model, as --model names it
+    where: "Provenance | None" = None  # where it comes from, if `source` does not say it
     _results: "OrderedDict[Key, Document]" = field(default_factory=OrderedDict)
     _line: list[object] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def result(self, path: Path, arguments: tuple[str, ...]) -> Document | None:
         """What the lesson said, if it has run with these arguments."""
-        return self._results.get((path, arguments))
+        return self._results.get((path.read_text("utf-8"), arguments))
+
+    def carry_out(self, path: Path, arguments: tuple[str, ...], tell: Callable[[str, str], object]) -> None:
+        """Run a lesson, and tell of it as `follow` does. What `tell` raises cancels the run."""
+        with closing(self.follow(path, arguments)) as events:
+            for event, text in events:
+                tell(event, text)
 
     def follow(self, path: Path, arguments: tuple[str, ...]) -> Events:
         """Run a lesson, and tell of it five times a second: (event, text).
@@ -127,14 +136,9 @@ class Runs:
 
     def _run(self, path: Path, arguments: tuple[str, ...]) -> Events:
         told = [""]
-
-        def tell(what: str, done: int, total: int | None) -> None:
-            told[0] = f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
-
-        source = () if self.source is None else ("--model", self.source)
-        run = Run(path, (*arguments, *source), self.model, tell)
+        run = self.prepare(path, arguments, lambda text: told.__setitem__(0, text))
         problems: list[str] = []
-        worker = threading.Thread(target=_execute, args=(run, problems), daemon=True)
+        worker = threading.Thread(target=lambda: problems.append(execute(run)), daemon=True)
         worker.start()
         try:
             while worker.is_alive():
@@ -143,22 +147,40 @@ class Runs:
         finally:  # the next one in the line begins when this one has ended
             run.cancel()
             worker.join()
+        yield self.keep(run, arguments, problems[0])
+
+    def prepare(self, path: Path, arguments: tuple[str, ...], on_progress: Callable[[str], object]) -> Run:
+        """A run on the model."""
+        source = () if self.source is None else ("--model", self.source)
+        run = Run(path, (*arguments, *source), self.model, self.where)
+        run.on_progress = lambda what, done, total: on_progress(
+            f"{what}: {done:,}" + ("" if total is None else f" of {total:,}")
+        )
+        return run
+
+    def keep(self, run: Run, arguments: tuple[str, ...], problem: str) -> tuple[str, str]:
+        """Keep what a run said. Returns the last event that tells of it."""
         if run.document is None:
-            yield "problem", problems[0] if problems else "the lesson ended without lesson.finish()"
-            return
-        self._results[path, arguments] = run.document
+            return "problem", problem or "the lesson ended without lesson.finish()"
+        self._results[run.path.read_text("utf-8"), arguments] = run.document
         while len(self._results) > MOST_RESULTS:
             self._results.popitem(last=False)
-        yield "done", ""
+        return "done", ""
 
 
-def _execute(run: Run, problems: list[str]) -> None:
-    """Run it in this thread; what it raises becomes a line."""
+def execute(run: Run) -> str:
+    """Run it in this thread. What it raises becomes a line, which is returned."""
     try:
         run.execute()
     except TinymiError as error:
-        problems.append(str(error))
+        return str(error)
     except CancelledError:
-        problems.append("cancelled")
+        return "cancelled"
     except Exception as error:  # a bug in a lesson ends that lesson alone
-        problems.append(one_line(f"{type(error).__name__}: {error}"))
+        return one_line(f"{type(error).__name__}{_place(run.path, line_of(error, run.path))}: {error}")
+    return ""
+
+
+def _place(path: Path, line: int | None) -> str:
+    """The line of the lesson that ended it, as it reads."""
+    return "" if line is None else f" in `{path.read_text('utf-8').splitlines()[line - 1].strip()}`"

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from tinymi.serve.lessons import arguments_of, fields_of
 from tinymi.serve.panels import Panel
+from tinymi.teaching.cells import before_a_run
 from tinymi.teaching.options import Option
 from tinymi.teaching.report import html
 from tinymi.teaching.report.items import Document
@@ -42,20 +43,30 @@ def front(pages: Sequence[Built]) -> str:
 
 
 def lesson(
-    one: Built, pages: Sequence[Built], options: list[Option], query: Mapping[str, str], document: Document | None
+    one: Built,
+    pages: Sequence[Built],
+    options: list[Option],
+    query: Mapping[str, str],
+    document: Document | None,
+    extras: Mapping[str, Any],
 ) -> str:
-    """A lesson with its form; below it what it said, or the place where it tells how far it is."""
+    """A lesson with its form; below it what it said, or its text and the place where it tells how far it is.
+
+    extras: what `routes.Site.extras` gives for it.
+    """
     asked = "run" in query
     given = {name: value for name, value in query.items() if name != "run"}
     arguments_of(options, given)  # raises InputError for what is no option
-    empty = Document(one.lesson.title, one.lesson.about, "", {}, {}, (), __version__)
+    source = tuple(before_a_run(one.lesson.path.read_text("utf-8")))
+    unrun = Document(one.lesson.title, one.lesson.about, "", {}, {}, source, __version__)
     return fill(
         "lesson.html",
-        **html.contents(document or empty, where(one, pages)),
+        **html.contents(document or unrun, where(one, pages)),
         one=one,
         fields=fields_of(options, given),
         events=f"events/{one.name}?{urlencode(given)}" if asked and document is None else "",
         save=f"save/{one.name}?{urlencode(given)}" if document is not None else "",
+        **extras,
     )
 
 
@@ -90,6 +101,6 @@ def explorer(
     )
 
 
-def problem(title: str, text: str) -> str:
-    """A page that says why there is none."""
-    return fill("problem.html", title=title, text=text)
+def problem(title: str, text: str, home: str) -> str:
+    """A page that says why there is none. home: where the front page is."""
+    return fill("problem.html", title=title, text=text, home=home)

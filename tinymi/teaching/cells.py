@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ def question(cell: Cell) -> Question | None:
     difficulty, _, minutes = about.partition(", ")
     digits = minutes.removesuffix(" minutes").removesuffix(" minute")
     return Question(text, hint, difficulty, int(digits) if digits else None)
+
+
+def before_a_run(source: str) -> list[items.Item]:
+    """What can be shown of a lesson that has not run: its text and its code, up to the exercises."""
+    shown = takewhile(lambda cell: question(cell) is None, cells(source))
+    return [item for cell in shown for item in as_items(cell)]
 
 
 def as_items(cell: Cell) -> list[items.Item]:

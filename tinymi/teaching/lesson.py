@@ -75,6 +75,7 @@ from tinymi.version import __version__
 import numpy as np
 
 if TYPE_CHECKING:
+    from tinymi.checkpoint.provenance import Provenance
     from tinymi.run import Model
     from tinymi.sweep import Sweep
 
@@ -124,6 +125,7 @@ class Lesson(Pictures):
         options = [*self._options, *COMMON]
         if self._run is not None:
             arguments = self._run.begin(options)
+            self._run.on_print = self._printed
         elif notebook.in_notebook():
             arguments, self._display = arguments or [], Notebook()
         else:
@@ -138,18 +140,24 @@ class Lesson(Pictures):
 
     def load_model(self) -> "Model":
         """The model that --model names (a folder, a hub id, a .gguf file), or the default model."""
-        from tinymi.checkpoint import load
-        from tinymi.checkpoint.find import folder_for
-        from tinymi.checkpoint.provenance import provenance
-
-        folder = folder_for(self._values.model)
-        model = self._run.model if self._run is not None else None
-        self._model = load(folder, weights=self._values.weights) if model is None else model
-        where = provenance(self._values.model, folder)
+        self._model, where = self._find_model()
         about = {"source": where.source, "stored_as": where.stored_as, "description": str(where)}
         self._about_model = about | asdict(self._model.config)
         self._display.show(items.Prose(f"Model: {where}."))
         return self._model
+
+    def _find_model(self) -> "tuple[Model, Provenance]":
+        from tinymi.checkpoint import load
+        from tinymi.checkpoint.find import folder_for
+        from tinymi.checkpoint.provenance import provenance
+
+        run = self._run
+        if run is not None and run.model is not None and run.where is not None:
+            return run.model, run.where
+        folder = folder_for(self._values.model)
+        model = run.model if run is not None else None
+        where = provenance(self._values.model, folder)
+        return model or load(folder, weights=self._values.weights), where
 
     def token(self, text: str, prompt: str | None = None) -> int:
         """The id of an answer that is one token, such as " Paris". Raises InputError.
@@ -305,6 +313,15 @@ class Lesson(Pictures):
         self._display.show(item)
         self._items.append(item)
         return item
+
+    def _printed(self, text: str) -> None:
+        """A reader's own print, where it stands."""
+        self._put_cells(self._script.passed())
+        match self._items[-1:]:
+            case [items.Preformatted(text=before)]:
+                self._items[-1] = items.Preformatted(before + text)
+            case _:
+                self._put(items.Preformatted(text))
 
     def _put_cells(self, passed: Iterable[Cell]) -> None:
         for cell in passed:

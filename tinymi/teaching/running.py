@@ -13,6 +13,7 @@ Runs share nothing but the interpreter: several may go on at once, each in a thr
 
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ from tinymi.teaching.options import Option
 from tinymi.teaching.report.items import Document
 
 if TYPE_CHECKING:
+    from tinymi.checkpoint.provenance import Provenance
     from tinymi.run import Model
 
 T = TypeVar("T")
@@ -45,7 +47,9 @@ class Run:
     path: Path
     arguments: Sequence[str] = ()
     model: "Model | None" = None  # used in place of what --model names
+    where: "Provenance | None" = None  # of this model; without it, of what --model names
     on_progress: Progress | None = None  # called at each step of `lesson.progress`
+    on_print: Callable[[str], object] | None = None  # set by the lesson: shows what is printed past it
     options_only: bool = False
     options: tuple[Option, ...] = ()
     document: Document | None = None
@@ -97,6 +101,14 @@ current: ContextVar[Run | None] = ContextVar("current", default=None)
 def run_lesson(path: Path, arguments: Sequence[str] = (), model: "Model | None" = None) -> Run:
     """Run a lesson; its document is in the Run returned. Raises what the lesson raises, but not for a failed check."""
     return Run(path, arguments, model).execute()
+
+
+def line_of(error: BaseException, path: Path) -> int | None:
+    """The line of this file that an error comes from."""
+    if isinstance(error, SyntaxError):
+        return error.lineno
+    trace = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(trace) if frame.filename == str(path)), None)
 
 
 def options_of(path: Path) -> tuple[Option, ...]:

@@ -67,18 +67,23 @@ def convert(file: GGUFFile, target: Path) -> None:
     """Write the checkpoint that `file` holds into the folder `target`. Raises SourceError, one line."""
     config = config_of(file)
     entries = entries_of(file, config)
-    tokenizer = tokenizer_of(file)
-    _check_config(file, config)
     needed = 4 * sum(math.prod(entry.shape) for entry in entries)
+    write_about(file, config, target)
     downloads.say(
         f"converting {file.path.name} to float32 safetensors, {needed / 1e6:,.1f} MB, once, in {downloads.home()}"
     )
-    _write_json(target / "config.json", config)
-    _write_json(target / "tokenizer_config.json", tokenizer_config_of(file))
-    _write_json(target / "tokenizer.json", tokenizer)
     shapes = {entry.name: entry.shape for entry in entries}
     chunks = _watched(_chunks(file, entries, config["head_dim"]), needed)
     safetensors_file.write_file(target / "model.safetensors", shapes, chunks)
+
+
+def write_about(file: GGUFFile, config: dict[str, Any], target: Path) -> None:
+    """Everything but the weights: config.json and the tokenizer's files. Raises SourceError."""
+    tokenizer = tokenizer_of(file)
+    _check_config(file, config)
+    _write_json(target / "config.json", config)
+    _write_json(target / "tokenizer_config.json", tokenizer_config_of(file))
+    _write_json(target / "tokenizer.json", tokenizer)
 
 
 def _check_config(file: GGUFFile, config: dict[str, Any]) -> None:
@@ -156,7 +161,7 @@ def _check_entry(file: GGUFFile, entry: Entry) -> None:
 def _chunks(file: GGUFFile, entries: list[Entry], d_head: int) -> Iterator[NDArray[np.float32]]:
     """The entries' numbers in float32, a chunk at a time, so that memory stays low whatever the model's size."""
     for entry in entries:
-        yield from _float32_rows(file.tensors[entry.stored], d_head, entry.paired)
+        yield from float32_rows(file.tensors[entry.stored], d_head, entry.paired)
 
 
 def _watched(chunks: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDArray[np.float32]]:
@@ -172,7 +177,7 @@ def _watched(chunks: Iterator[NDArray[np.float32]], total: int) -> Iterator[NDAr
             bar.update(chunk.nbytes)
 
 
-def _float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
+def float32_rows(tensor: Tensor, d_head: int, paired: bool) -> Iterator[NDArray[np.float32]]:
     rows_at_once = max(1, _CHUNK_BYTES // (4 * tensor.shape[-1] * d_head)) * d_head  # whole heads
     for start in range(0, len(tensor.data), rows_at_once):
         rows = _dequantized(tensor, start, start + rows_at_once)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinymi.errors import SourceError
+from tinymi.machine.mapping import mapped
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -103,7 +104,7 @@ def read(path: Path) -> GGUFFile:
 def _read_one(path: Path) -> GGUFFile:
     try:
         size = path.stat().st_size
-        data = np.memmap(path, dtype=np.uint8, mode="r") if size else np.zeros(0, np.uint8)
+        data = mapped(path) if size else np.zeros(0, np.uint8)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror or error}; see to that and start again") from error
     try:

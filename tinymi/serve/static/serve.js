@@ -27,6 +27,6 @@ for (const form of document.querySelectorAll("form.ask")) {
   form.addEventListener("formdata", ({ formData }) => {
     for (const [name, value] of [...formData]) if (value === "") formData.delete(name);
   });
-  form.addEventListener("submit", () => setTimeout(() => (button.disabled = true)));
+  form.addEventListener("submit", (event) => setTimeout(() => (button.disabled = !event.defaultPrevented)));
   addEventListener("pageshow", () => (button.disabled = false));
 }

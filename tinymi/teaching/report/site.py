@@ -4,7 +4,6 @@ The lessons run in this process, one after the other, on one model. What one of 
 """
 
 import importlib.metadata
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tinymi.teaching.report.html import fill, page, style
 from tinymi.teaching.report.items import Check, Document, Headline
 from tinymi.teaching.report.links import Link, Place, anchor
 from tinymi.teaching.report.views import poster
-from tinymi.teaching.running import run_lesson
+from tinymi.teaching.running import line_of, run_lesson
 from tinymi.version import __version__
 
 if TYPE_CHECKING:
@@ -59,11 +58,16 @@ class Built:
 
 
 def build(
-    out: Path, lessons: Sequence[LessonFile], source: str | None, say: Callable[[str], object] = lambda line: None
+    out: Path,
+    lessons: Sequence[LessonFile],
+    source: str | None,
+    say: Callable[[str], object] = lambda line: None,
+    live: str = "",
 ) -> list[Built]:
     """Run every lesson and its deeper file, and write their pages and data into `out`, an index and a glossary.
 
-    source: the model, as --model names it. say: called with a line for each lesson that begins.
+    source: the model, as --model names it. say: called with a line for each lesson that begins. live: the address of
+    the pages that run the lessons themselves.
     """
     import tinymi
 
@@ -81,16 +85,16 @@ def build(
     for one in pages:
         assert one.document is not None
         data.write_text(str(out / one.link.file), page(one.document, place_of(one, pages)))
-    data.write_text(str(out / "index.html"), _index(built))
+    data.write_text(str(out / "index.html"), _index(built, live))
     data.write_text(str(out / "glossary.html"), glossary(pages))
     return built
 
 
-def _index(built: Sequence[Built]) -> str:
+def _index(built: Sequence[Built], live: str) -> str:
     """The page that a site begins with: each lesson's question, its answer, and the answer's picture."""
     shown = [one for one in built if not one.is_deeper]
     posters = [None if one.headline is None else poster(one.headline, ()) for one in shown]
-    return fill("index.html", lessons=list(zip(shown, posters)), style=style(), version=__version__)
+    return fill("index.html", lessons=list(zip(shown, posters)), live=live, style=style(), version=__version__)
 
 
 def glossary(pages: Sequence[Built]) -> str:
@@ -116,9 +120,7 @@ def _run(file: LessonFile, out: Path, source: str | None, model: "Model") -> Bui
     except TinymiError as error:
         return Built(file, None, str(error), refused=True)
     except Exception as error:  # a bug in one lesson takes no other one with it
-        trace = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(trace) if frame.filename == str(file.path)), None)
-        return Built(file, None, f"{type(error).__name__} in line {line}: {error}")
+        return Built(file, None, f"{type(error).__name__} in line {line_of(error, file.path)}: {error}")
     data.write_text(str(out / f"{name}.json"), text)
     failed = [item.name for item in run.document.items if isinstance(item, Check) and not item.passed]
     return Built(file, run.document, f"failed: {'; '.join(failed)}" if failed else "")
