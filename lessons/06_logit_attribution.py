@@ -140,8 +140,8 @@ lesson.headline(f"{text} {words}.", picture)
 lesson.answer(run(options.prompt, wrong, answer)[2].sum())
 
 # %% [markdown]
-# Exercise (medium, 10 minutes): A tempting mistake is to divide each part by its own size, which is
-# `np.sqrt(np.mean(part**2) + model.config.rms_eps)`. What do the shares sum to?
+# Exercise (medium, 10 minutes): A tempting mistake: divide each part by its own
+# `np.sqrt(np.mean(part**2) + model.config.rms_eps)`. Then what is the sum?
 
 # %%
 parts = np.array([cache[point][0, -1] for point in POINTS])  # [component, d_model]
