@@ -8,9 +8,7 @@ Needs: quick start
 
 Time: 20 minutes to read, 5 seconds to run
 
-Paper: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits,
-https://transformer-circuits.pub/2021/framework/index.html; Vaswani et al. 2017, Attention Is All You Need,
-https://arxiv.org/abs/1706.03762
+Paper: Elhage et al. 2021, A Mathematical Framework, https://transformer-circuits.pub/2021/framework/index.html
 """
 
 # %% Set-up
@@ -67,7 +65,7 @@ def show(point: str, meaning: str) -> None:
 
 # %%
 lesson.table({"position": range(n_pos), "token": pieces, "id": tokens[0]})
-show("hook_embed", "Each token's row: all that the model knows of a word before it has read any other.")
+show("hook_embed", "Each token's row: what the model knows of a word on its own.")
 
 # %% [markdown]
 # ## 2. Attention: the only place where positions exchange anything
@@ -78,13 +76,13 @@ show("hook_embed", "Each token's row: all that the model knows of a word before 
 
 # %%
 block = f"blocks.{layer}"
-show(f"{block}.ln1.hook_normalized", "The stream that enters, divided by its root mean square.")
+show(f"{block}.ln1.hook_normalized", "The stream that enters, divided by its size.")
 show(f"{block}.attn.hook_q", "Queries: what each head looks for from here.")
-show(f"{block}.attn.hook_rot_q", "RoPE turns each pair of numbers by an angle that grows with the position.")
-show(f"{block}.attn.hook_attn_scores", "How well each query agrees with each key. A key in the future gets -inf.")
-show(f"{block}.attn.hook_pattern", "Softmax turns scores into shares that sum to 1: where this position reads.")
-show(f"{block}.attn.hook_z", "The values, averaged by these shares: what each head takes along.")
-show(f"{block}.hook_attn_out", "All heads write back into the stream, and their writes are summed.")
+show(f"{block}.attn.hook_rot_q", "RoPE turns each pair of numbers by its position.")
+show(f"{block}.attn.hook_attn_scores", "How well query and key fit; -inf in the future.")
+show(f"{block}.attn.hook_pattern", "Where it reads: softmax makes shares of scores.")
+show(f"{block}.attn.hook_z", "The values, averaged by these shares, for each head.")
+show(f"{block}.hook_attn_out", "All heads write back, and their writes are summed.")
 
 # %% [markdown]
 # ## 3. The MLP: each position alone
@@ -94,9 +92,9 @@ show(f"{block}.hook_attn_out", "All heads write back into the stream, and their 
 
 # %%
 show(f"{block}.hook_resid_mid", "The stream with what attention added.")
-show(f"{block}.mlp.hook_pre", "The gates: does the stream point where this neuron looks?")
-show(f"{block}.mlp.hook_post", "The neurons: SiLU(gate) times content. Most are near zero.")
-show(f"{block}.hook_mlp_out", "Each neuron adds its own direction, as strongly as it fires.")
+show(f"{block}.mlp.hook_pre", "The gates: does the stream point where a neuron looks?")
+show(f"{block}.mlp.hook_post", "The neurons: SiLU(gate) times content, mostly near 0.")
+show(f"{block}.hook_mlp_out", "Each neuron adds its direction, as strongly as it fires.")
 
 # %% [markdown]
 # ## 4. Vectors become words
@@ -110,14 +108,11 @@ streams = np.stack([steps[f"blocks.{i}.hook_resid_post"].value[0, -1] for i in r
 sizes = np.sqrt(np.mean(streams**2, axis=1, keepdims=True) + config.rms_eps)
 probs = softmax(streams / sizes * weights.ln_final @ weights.W_U)  # [layer, d_vocab]
 best = probs.argmax(axis=1)
-columns = {
-    "after layer": range(config.n_layers),
-    "stream's size": sizes[:, 0],
-    "likeliest next token": [Token(piece) for piece in model.to_str_tokens(best)],
-    "probability": probs.max(axis=1),
-}
-picture = lesson.table(columns, rows=range(config.n_layers)[-8:], format=".2f")
-lesson.equal("the last row is the model's own prediction", probs[-1], softmax(model(tokens)[0, -1]))
+columns = {"after layer": range(config.n_layers), "stream's size": sizes[:, 0]}
+columns |= {"likeliest next token": [Token(piece) for piece in model.to_str_tokens(best)]}
+columns |= {"probability": probs.max(axis=1)}
+picture = lesson.table(columns, rows=range(config.n_layers)[-7:], format=".2f")
+lesson.equal("the last row is the prediction", probs[-1], softmax(model(tokens)[0, -1]))
 
 # %% [markdown]
 # ## 5. Where the arithmetic goes
@@ -133,12 +128,10 @@ per_layer = config.d_model * (heads * config.d_head + 3 * config.d_mlp) + 2 * co
 formula = n_pos * (config.n_layers * per_layer + config.d_model * config.d_vocab)
 shares = [100 * count / total for count in counted.values()]
 lesson.table({"part": list(counted), "multiply-adds": [f"{n:,}" for n in counted.values()], "%": shares}, format=".1f")
-lesson.equal("multiply-adds counted and by formula", total, formula, 0.0)
-
-# %%
+lesson.equal("multiply-adds, by formula", total, formula, 0.0)
 written = sum(s.value for s in steps.values() if s.hook.point.short in ("embed", "attn_out", "mlp_out"))
 last = steps[f"blocks.{config.n_layers - 1}.hook_resid_post"].value
-lesson.equal("the last stream is the embedding plus everything that was added", written, last)
+lesson.equal("the sum of all that was written", written, last)
 lesson.headline(
     f"{n_pos} tokens become {n_pos} vectors, {config.n_layers} layers add to them {2 * config.n_layers} times, and the "
     f"last vector is read off: {model.to_str_tokens(best[-1:])[0].strip()}.",

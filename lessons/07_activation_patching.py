@@ -68,19 +68,17 @@ for layer in range(n_layers):
         stream = corrupted_cache["resid_pre", layer].copy()  # [1, pos, d_model]
         stream[0, pos] = clean_cache["resid_pre", layer][0, pos]  # the patch
         grid[layer, pos - first] = moved(model(stream, start_at_layer=layer))
-
 pieces = [Token(piece) for piece in model.to_str_tokens(clean[0])]
 caption = "how far a patch of the stream that enters a layer moves the answer"
 picture = lesson.heatmap(grid, None, pieces[first:], caption, row_axis="layer", format=".2f")
 middle = model(clean_cache["resid_pre", n_layers // 2], start_at_layer=n_layers // 2)
-lesson.equal("patching all positions of a layer gives the clean run", middle, clean_logits)
+lesson.equal("patching all gives the clean run", middle, clean_logits)
 
 # %% [markdown]
 # ## 3. Who carried it? Patch one head at a time
 #
-# Two corners are 1 by construction: the word where the model starts, and the last position where it ends. How does the
-# answer get from one to the other? Only attention moves anything between positions. So take the layer with the largest
-# jump in the last column, and patch what each of its heads brings to the last position.
+# Two corners are 1 by construction: at the word where the model starts, at the position where it ends. Only attention
+# moves anything from one to the other. So take the layer where the last column jumps, and patch its heads at the end.
 
 # %%
 at_last = np.append(grid[:, -1], 1.0)  # before each layer, and after the last one
@@ -105,7 +103,7 @@ lesson.bars([f"head {jump}.{head}" for head in range(n_heads)], by_head, caption
 # %% [markdown]
 # ## 4. What does it read, and what does it write?
 #
-# Its attention pattern says what it reads. What it writes is a vector; the unembedding says which tokens this promotes.
+# Its pattern says what it reads; the unembedding says what its write promotes.
 
 # %%
 reads = clean_cache["pattern", jump][0, mover, -1]  # [key_pos]
@@ -113,14 +111,14 @@ writes = clean_cache["z", jump][0, -1, mover] @ model.weights.blocks[jump].heads
 promoted = writes * model.weights.ln_final @ model.weights.W_U  # [d_vocab]
 words = map(show_token, model.to_str_tokens(np.argsort(-promoted)[:6]))
 lesson.table({"token": pieces, "weight": reads}, caption=f"what head {name} reads at the last position", format=".2f")
-lesson.say(f"What it writes promotes these tokens most: {', '.join(words)}.")
+lesson.say(f"Its write promotes most: {', '.join(words)}.")
 
 # %% [markdown]
 # ## 5. Does the answer come in, or does the wrong one only go out?
 #
 # Both move the difference. So patch the head from a prompt that asks for no capital, too: half-way can mean that
-# neither answer is left. Where the answer itself comes in, the head is *enough* to bring it. Whether the model *needs*
-# the head, and whether other questions go the same way, `deeper/07_activation_patching.py` asks.
+# neither answer is left. Where the answer itself comes in, the head is *enough* to bring it. Does the model *need* it,
+# and do other questions go this way? See `deeper/07_activation_patching.py`.
 
 # %%
 sources = [options.corrupted, options.clean, "The colour of grass is"]

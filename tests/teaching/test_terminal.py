@@ -137,7 +137,7 @@ def test_colours_differ_by_sign_and_by_kind() -> None:
 def test_a_step_says_what_ran_and_what_came_of_it() -> None:
     step = next(item for item in samples() if isinstance(item, items.Step))
     lines = render(step, Screen()).split("\n")
-    assert lines.index("  q = x @ W") < lines.index("  multiply-adds: 1,990,656")
+    assert lines.index("  q = x @ W") < lines.index("  result: [batch 1, pos 6, 1]; multiply-adds: 1,990,656")
     text = " ".join(" ".join(lines).split())
     assert (
         "[pos 6, d_model 576] @ [d_model 576, n_heads*d_head 576], for each of 9 heads result: [batch 1, pos 6, 1]"

@@ -212,9 +212,13 @@ def _exercise(item: Exercise, screen: Screen) -> str:
 def _step(item: Step, screen: Screen) -> str:
     """Name and meaning; below, a little to the right, what ran, its shapes, and an excerpt of the result."""
     code = "\n".join(f"  {screen.spell(line)}" for line in show_text(item.code).split("\n") if line)
-    shapes = "\n".join(sentence(line, screen, "  ", "    ") for line in shape_lines(item))
-    head = [screen.bold(line) for line in sentence(item.name, screen).split("\n")]
-    return "\n".join([*head, *filter(None, (sentence(item.meaning, screen), code, shapes, _excerpt(item, screen)))])
+    *matmul, size = shape_lines(item)[:2]
+    size += f"; multiply-adds: {item.multiply_adds:,}" if matmul else ""
+    shapes = "\n".join(sentence(line, screen, "  ", "    ") for line in (*matmul, size))
+    name, meaning = sentence(item.name, screen), sentence(item.meaning, screen)
+    head = "\n".join(map(screen.bold, name.split("\n")))
+    head += ": " if width(name) + width(meaning) + 2 <= screen.width else "\n"
+    return "\n".join(filter(None, (head + meaning, code, shapes, _excerpt(item, screen))))
 
 
 def _excerpt(item: Step, screen: Screen) -> str:
