@@ -135,13 +135,16 @@ lesson.headline(f"{text} {words}.", picture)
 
 # %% [markdown]
 # Exercise (easy, 3 minutes): Swap the two answers. What do the shares sum to?
+#
+# Hint: what happens to the direction?
 
 # %%
 lesson.answer(run(options.prompt, wrong, answer)[2].sum())
 
 # %% [markdown]
-# Exercise (medium, 10 minutes): A tempting mistake: divide each part by its own
-# `np.sqrt(np.mean(part**2) + model.config.rms_eps)`. Then what is the sum?
+# Exercise (medium, 10 minutes): A tempting mistake: divide each part by its own size. Then what is the sum?
+#
+# Hint: the size is `np.sqrt(np.mean(part**2) + model.config.rms_eps)`
 
 # %%
 parts = np.array([cache[point][0, -1] for point in POINTS])  # [component, d_model]
