@@ -85,6 +85,7 @@ def test_the_same_ids(both: Both) -> None:
         found = ours.encode(prompt)
         assert found.ids == expected.ids, ascii(prompt)
         assert found.special_tokens_mask == expected.special_tokens_mask
+        assert expected.special_tokens_mask[:1] != [1] or found.tokens[0] == expected.tokens[0]
     for prompt in prompts()[:500]:
         plain = library.encode(prompt, add_special_tokens=False)
         assert ours.encode(prompt, add_special_tokens=False).ids == plain.ids
@@ -159,7 +160,8 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 GOOD: dict[str, Any] = {"model": BPE, "pre_tokenizer": BYTE_LEVEL, "decoder": BYTE_LEVEL}
 TOKEN = {"id": 3, "content": "<s>"} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
 TEXT, BOS = {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<s>", "type_id": 0}}
-TEMPLATE = {"type": "TemplateProcessing", "single": [BOS, TEXT], "pair": [], "special_tokens": {"<s>": {"ids": [3]}}}
+KNOWN = {"id": "<s>", "ids": [3], "tokens": ["<s>"]}
+TEMPLATE = {"type": "TemplateProcessing", "single": [BOS, TEXT], "pair": [], "special_tokens": {"<s>": KNOWN}}
 SPLIT = {"type": "Split", "pattern": {"Regex": GPT2}, "behavior": "Isolated", "invert": False}
 
 
@@ -184,13 +186,15 @@ def test_a_small_one_is_read() -> None:
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}}, "Lowercase"),
         ({"pre_tokenizer": None}, "a pre_tokenizer that does not end in ByteLevel"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, BYTE_LEVEL]}}, "the split rule .*'s"),
+        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": "no"}}, "its use_regex is 'no', and true or false"),
         ({"pre_tokenizer": {"type": "Metaspace"}}, "does not end in ByteLevel"),
         ({"decoder": {"type": "Sequence", "decoders": []}}, "a decoder of type Sequence"),
         ({"decoder": None}, "a decoder of type null"),
         ({"post_processor": {"type": "BertProcessing"}}, "a post_processor of type BertProcessing"),
         ({"post_processor": {"type": "Sequence", "processors": [TEMPLATE, TEMPLATE]}}, "two templates"),
-        ({"post_processor": TEMPLATE | {"single": [TEXT, TEXT]}}, "a template that has not the text once"),
-        ({"post_processor": TEMPLATE | {"special_tokens": {}}}, "a template with tokens of no single id"),
+        ({"post_processor": TEMPLATE | {"single": [TEXT, TEXT]}}, "more than once, or not at all"),
+        ({"post_processor": TEMPLATE | {"special_tokens": {}}}, "have not one id each"),
+        ({"post_processor": TEMPLATE | {"special_tokens": {"<s>": KNOWN | {"tokens": ["x"]}}}}, "other names"),
         ({"added_tokens": [TOKEN | {"single_word": True}]}, "single_word, of the added token '<s>'"),
         ({"added_tokens": [TOKEN | {"lstrip": 1}]}, "'<s>' is no text with flags"),
         ({"added_tokens": [{"content": "<s>"}]}, "its parts are not those of a tokenizer"),

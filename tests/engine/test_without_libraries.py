@@ -59,6 +59,24 @@ def test_only_these_packages_are_there(tmp_path: Path) -> None:
     assert in_browser(code, tmp_path, *names, *PACKAGES) == [*PACKAGES]
 
 
+IMPORTS = """
+import importlib, pkgutil
+def fails(name):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return True
+names = [module.name for module in pkgutil.walk_packages(tinymi.__path__, "tinymi.") if "__main__" not in module.name]
+print(json.dumps([len(names), [name for name in names if fails(name)]]))
+"""
+
+
+def test_every_module_can_be_imported_but_the_hubs(tmp_path: Path) -> None:
+    n_modules, missing = in_browser(IMPORTS, tmp_path)
+    assert n_modules > 80
+    assert missing == ["tinymi.checkpoint.hub"]
+
+
 MODEL = """
 model = tinymi.load(sys.argv[1])
 tokens = model.to_tokens(sys.argv[2])

@@ -23,21 +23,24 @@ from pathlib import Path
 from random import Random
 from types import FunctionType
 from typing import Any
+from unittest import mock
 
 import tinymi
 from tests.checkpoint.gguf_files import bpe_metadata, contents, save_pair, sentencepiece_metadata, write
 from tests.checkpoints import byte_tokenizer, save_tiny
 from tests.engine import mutations
+from tinymi.checkpoint import byte_level_bpe, tokenizer_config, tokenizer_json
 from tinymi.checkpoint.config_json import read_config
 from tinymi.checkpoint.gguf import convert, reader
 from tinymi.checkpoint.mapped_weights import map_weights
 from tinymi.checkpoint.safetensors_file import INDEX
 from tinymi.checkpoint.tokenizer_json import read_tokenizer
+from tinymi.checkpoint.words import LLAMA3
 from tinymi.ops import rope_angles
 
 import numpy as np
 from safetensors.numpy import load_file
-from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 SMALL: dict[str, Any] = {
     "hidden_size": 8,
@@ -91,6 +94,9 @@ def targets(folder: Path) -> dict[str, Target]:
     weights, tokenizer, settings = (save_tiny(folder / name, **SMALL) for name in ("weights", "tokenizer", "settings"))
     config = save_tiny(folder / "config", rope_parameters=ROPE, dual_chunk_attention_config={"chunk_size": 64}, **SMALL)
     sharded = save_tiny(folder / "sharded", save={"max_shard_size": "1KB"}, **SMALL)
+    python = save_tiny(folder / "python", **SMALL)
+    (python / "tokenizer_config.json").write_text(json.dumps(SETTINGS))
+    python_tokenizer().save(str(python / "tokenizer.json"))
     for place in (tokenizer, settings):
         rich_tokenizer().save(str(place / "tokenizer.json"))
     (settings / "tokenizer_config.json").write_text(json.dumps(SETTINGS))
@@ -105,6 +111,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "index": Target(sharded / INDEX, lambda: map_weights(sharded, read_config(sharded)).loaded()),
         "config": Target(config / "config.json", lambda: config_fits(config)),
         "tokenizer": Target(tokenizer / "tokenizer.json", lambda: tokenizer_fits(tokenizer)),
+        "tokenizer-in-python": Target(python / "tokenizer.json", lambda: tokenizer_in_python_fits(python)),
         "tokenizer-config": Target(settings / "tokenizer_config.json", lambda: tokenizer_fits(settings)),
         "gguf": Target(bpe, lambda: read_gguf(bpe), mutations.some_bytes),
         "gguf-sentencepiece": Target(pieces, lambda: read_gguf(pieces), mutations.some_bytes),
@@ -126,6 +133,22 @@ def rich_tokenizer() -> Any:
     first = ("<s>", made.token_to_id("<s>"))
     made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[first])
     made.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    return made
+
+
+def python_tokenizer() -> Any:
+    """One with every kind of step that byte_level_bpe.py has."""
+    vocab = byte_tokenizer().get_vocab()
+    merges = [("e", "r"), ("d", "er")]
+    made = Tokenizer(models.BPE(vocab=vocab | {"er": len(vocab), "der": len(vocab) + 1}, merges=merges))
+    made.decoder = decoders.ByteLevel()
+    made.normalizer = normalizers.Sequence([normalizers.NFC()])
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    splits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Split(Regex(LLAMA3), "isolated")]
+    made.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_only])
+    made.add_special_tokens(["<s>", AddedToken(" 4", lstrip=True, rstrip=True, normalized=True)])
+    first = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
+    made.post_processor = processors.Sequence([processors.ByteLevel(), first])
     return made
 
 
@@ -161,6 +184,24 @@ def tokenizer_fits(folder: Path) -> None:
     assert ids.max() < 258
     assert len(tokenizer.to_str_tokens(ids[0])) == ids.size
     tokenizer.to_string(ids[0])
+
+
+def tokenizer_in_python_fits(folder: Path) -> None:
+    """Whatever byte_level_bpe.py reads gives the same ids and texts as the library's."""
+    with (
+        mock.patch.multiple(tokenizer_json, IN_PYTHON=True, Backend=byte_level_bpe.Tokenizer),
+        mock.patch.object(tokenizer_config, "AddedToken", byte_level_bpe.AddedToken),
+        mock.patch.object(tokenizer_config, "TemplateProcessing", byte_level_bpe.TemplateProcessing),
+    ):
+        ours = read_tokenizer(folder, d_vocab=300)
+    library = read_tokenizer(folder, d_vocab=300)
+    assert ours is not None
+    assert library is not None
+    for text in ("Ünder the sea. 42\n", "e\u0301<s> <s>4  4\x00 der <e>"):
+        ids = ours.to_tokens(text)
+        assert ids.tolist() == library.to_tokens(text).tolist()
+        assert ours.to_str_tokens(ids[0]) == library.to_str_tokens(ids[0])
+        assert ours.to_string(ids[0]) == library.to_string(ids[0])
 
 
 def read_gguf(file: Path) -> None:

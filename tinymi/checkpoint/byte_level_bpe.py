@@ -8,71 +8,29 @@ name: other models such as SentencePiece's, other normalizers, split rules and d
 import heapq
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any
 
 from tinymi.checkpoint.json_object import parse_object
-from tinymi.checkpoint.words import (
-    GPT2,
-    LLAMA3,
-    QWEN,
-    SPACES,
-    Split,
-    begin_with_space,
-    composed,
-    split_by,
-    split_digits,
+from tinymi.checkpoint.tokenizer_parts import (
+    BYTES,
+    LETTERS,
+    AddedToken,
+    Merges,
+    TemplateProcessing,
+    check_model,
+    composes,
+    flag,
+    read_added_token,
+    read_merges,
+    read_splits,
+    read_template,
 )
+from tinymi.checkpoint.words import SPACES, composed
 
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that are written as themselves
-_OTHERS = sorted({*range(256)} - {*_PRINTED})
-_LETTERS = {byte: chr(byte) for byte in _PRINTED} | {byte: chr(256 + i) for i, byte in enumerate(_OTHERS)}
-_BYTES = {letter: byte for byte, letter in _LETTERS.items()}
-
-Merges = Mapping[tuple[int, int], tuple[int, int]]  # a pair of ids -> the rank of its merge, and what it becomes
-
-
-@dataclass(frozen=True)
-class AddedToken:
-    """A token that is found before a text is split. lstrip, rstrip: together with the spaces before it, behind it."""
-
-    content: str
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = True  # it is looked for in the normalized text
-    special: bool = False
-
-    def __post_init__(self) -> None:
-        flags = [getattr(self, field.name) for field in fields(self)[1:]]
-        if not isinstance(self.content, str) or not all(isinstance(flag, bool) for flag in flags):
-            raise ValueError(f"its added token {str(self.content)[:80]!r} is no text with flags")
-        if self.single_word:
-            _refuse(f"single_word, of the added token {self.content[:80]!r}")
-
-
-@dataclass(frozen=True)
-class TemplateProcessing:
-    """What stands around each text: tokens and, for the text, "$A:0"."""
-
-    single: Sequence[str]
-    pair: Sequence[str]  # around two texts at once
-    special_tokens: Sequence[tuple[str, int]]
-
-    def __post_init__(self) -> None:
-        known = {name: index for name, index in self.special_tokens if type(index) is int and 0 <= index < 2**32}
-        if len(known) < len(self.special_tokens) or not {*self.single} <= {"$A:0", *known}:
-            _refuse("a template with tokens of no single id")
-        if list(self.single).count("$A:0") != 1:
-            _refuse("a template that has not the text once")
-
-    @property
-    def ends(self) -> tuple[list[int], list[int]]:
-        """The ids before a text, and those after it."""
-        at, known = list(self.single).index("$A:0"), dict(self.special_tokens)
-        return [known[token] for token in self.single[:at]], [known[token] for token in self.single[at + 1 :]]
+__all__ = ["AddedToken", "TemplateProcessing", "Tokenizer"]  # by the names of the library's
 
 
 @dataclass(frozen=True)
@@ -97,18 +55,18 @@ class Tokenizer:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         model = content["model"]
-        _check(model, content["decoder"])
+        check_model(model, content["decoder"])
         self._vocab: dict[str, int] = model["vocab"]
         self._tokens = {index: token for token, index in self._vocab.items()}
-        self._merges = _merges(model["merges"], self._vocab)
-        self._takes_whole_words = model.get("ignore_merges") is True
-        self._composes = _composes(content.get("normalizer"))
-        self._splits = _splits(content["pre_tokenizer"])
+        self._merges = read_merges(model["merges"], self._vocab)
+        self._takes_whole_words = flag(model, "ignore_merges", False)
+        self._composes = composes(content.get("normalizer"))
+        self._splits = read_splits(content["pre_tokenizer"])
         self._ids_of = lru_cache(maxsize=1 << 16)(self._merged)
         self._added: dict[int, AddedToken] = {}
         self._added_ids: dict[str, int] = {}
-        self.add_tokens(map(_added_token, content.get("added_tokens") or []))
-        self.post_processor = _template(content.get("post_processor"))
+        self.add_tokens(map(read_added_token, content.get("added_tokens") or []))
+        self.post_processor = read_template(content.get("post_processor"))
 
     def no_truncation(self) -> None:
         """A text is never cut here."""
@@ -156,10 +114,9 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> Encoding:
         template = self.post_processor if add_special_tokens else None
         before, after = template.ends if template else ([], [])
-        inner = list(self._ids(text))
-        ids = [*before, *inner, *after]
-        mask = [1] * len(before) + [0] * len(inner) + [1] * len(after)
-        return Encoding(ids, [self.id_to_token(index) for index in ids], mask)
+        inner = [(self.id_to_token(index), index) for index in self._ids(text)]
+        tokens, ids = zip(*before, *inner, *after) if before or inner or after else ((), ())
+        return Encoding([*ids], [*tokens], [1] * len(before) + [0] * len(inner) + [1] * len(after))
 
     def _ids(self, text: str) -> Iterator[int]:
         for part, token in self._verbatim.cut(text):
@@ -176,7 +133,7 @@ class Tokenizer:
         return chain.from_iterable(map(self._ids_of, words))
 
     def _merged(self, word: str) -> list[int]:
-        letters = [_LETTERS[byte] for byte in word.encode()]
+        letters = [LETTERS[byte] for byte in word.encode()]
         if self._takes_whole_words and (index := self._vocab.get("".join(letters))) is not None:
             return [index]
         return merge([self._vocab[letter] for letter in letters if letter in self._vocab], self._merges)
@@ -190,7 +147,7 @@ class Tokenizer:
 
 def _content(token: str) -> bytes:
     """Its bytes. An added token may have letters that stand for no byte; then its text is meant."""
-    return bytes(_BYTES[letter] for letter in token) if _BYTES.keys() >= {*token} else token.encode()
+    return bytes(BYTES[letter] for letter in token) if BYTES.keys() >= {*token} else token.encode()
 
 
 def merge(ids: Sequence[int], merges: Merges) -> list[int]:
@@ -200,25 +157,27 @@ def merge(ids: Sequence[int], merges: Merges) -> list[int]:
     """
     ids, left, right = list(ids), list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
 
-    def pair_at(at: int) -> list[tuple[int, int, int]]:
+    def pair_at(at: int) -> tuple[int, int, int] | None:
         """The rank, the place and the result of a merge that begins here, if there is one."""
         if at < 0 or right[at] == len(ids) or (ids[at], ids[right[at]]) not in merges:
-            return []
+            return None
         rank, result = merges[ids[at], ids[right[at]]]
-        return [(rank, at, result)]
+        return rank, at, result
 
-    heap = [pair for at in range(len(ids)) for pair in pair_at(at)]
+    heap = [pair for pair in map(pair_at, range(len(ids))) if pair]
     heapq.heapify(heap)
     while heap:
         _, at, result = heapq.heappop(heap)
-        if [result] != [pair[2] for pair in pair_at(at)]:  # one of the two has been merged with another
+        pair = pair_at(at)
+        if pair is None or pair[2] != result:  # one of the two has been merged with another
             continue
         gone = right[at]
         ids[at], ids[gone], right[at] = result, -1, right[gone]
         if right[at] < len(ids):
             left[right[at]] = at
-        for pair in [*pair_at(left[at]), *pair_at(at)]:
-            heapq.heappush(heap, pair)
+        for new in (pair_at(left[at]), pair_at(at)):
+            if new:
+                heapq.heappush(heap, new)
     return [index for index in ids if index >= 0]
 
 
@@ -245,91 +204,3 @@ class _Finder:
             at = stop
         if at < len(text):
             yield text[at:], None
-
-
-# --- the parts of a tokenizer.json -----------------------------------------------------------------------------
-
-
-def _refuse(what: str) -> NoReturn:
-    raise ValueError(f"it needs {what}, which only the tokenizers library has")
-
-
-def _kind(part: Any) -> str:
-    return "null" if part is None else str(part["type"])[:40]
-
-
-def _check(model: Mapping[str, Any], decoder: Any) -> None:
-    """That the model is plain byte-level BPE, and its vocabulary a list of tokens."""
-    if model.get("type", "BPE") != "BPE":
-        _refuse(f"a model of type {_kind(model)}")
-    for name in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(name):
-            _refuse(f"{name} {str(model[name])[:40]}")
-    if _kind(decoder) != "ByteLevel":
-        _refuse(f"a decoder of type {_kind(decoder)}")
-    vocab = model["vocab"]
-    if not all(type(index) is int and 0 <= index < 2**32 for index in vocab.values()):
-        raise ValueError("its vocab has ids that are no whole numbers")
-    if len({*vocab.values()}) < len(vocab):
-        raise ValueError("its vocab has two tokens with one id")
-    if model.get("unk_token") is not None and not _BYTES.keys() <= vocab.keys():
-        _refuse(f"the token {str(model['unk_token'])[:40]!r} for bytes that have none")
-
-
-def _merges(entries: Iterable[Any], vocab: Mapping[str, int]) -> Merges:
-    merges = {}
-    for rank, entry in enumerate(entries):
-        pair = entry.split(" ") if isinstance(entry, str) else entry
-        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocab.keys():
-            raise ValueError(f"its merge {str(entry)[:80]!r} does not fit the vocab")
-        merges[vocab[pair[0]], vocab[pair[1]]] = rank, vocab["".join(pair)]
-    return merges
-
-
-def _added_token(entry: Mapping[str, Any]) -> AddedToken:
-    return AddedToken(**{field.name: entry[field.name] for field in fields(AddedToken)})
-
-
-def _composes(normalizer: Any) -> bool:
-    """Whether a text is brought to Unicode's composed form first."""
-    if normalizer is None:
-        return False
-    if _kind(normalizer) == "Sequence":
-        return True in list(map(_composes, normalizer["normalizers"]))  # a list, so that each is looked at
-    return _kind(normalizer) == "NFC" or _refuse(f"a normalizer of type {_kind(normalizer)}")
-
-
-def _splits(pre_tokenizer: Any) -> list[Split]:
-    steps = pre_tokenizer["pretokenizers"] if _kind(pre_tokenizer) == "Sequence" else [pre_tokenizer]
-    if [_kind(step) == "ByteLevel" for step in steps] != [False] * (len(steps) - 1) + [True]:
-        _refuse("a pre_tokenizer that does not end in ByteLevel")
-    return [split for step in steps for split in _steps(step)]
-
-
-def _steps(step: Mapping[str, Any]) -> list[Split]:
-    kind = _kind(step)
-    if kind == "ByteLevel":
-        rule = [split_by(GPT2)] if step.get("use_regex", True) else []
-        return [begin_with_space, *rule] if step["add_prefix_space"] else rule
-    if kind == "Digits":
-        return [split_digits(step["individual_digits"])]
-    if kind != "Split":
-        _refuse(f"a pre_tokenizer of type {kind}")
-    rule = step["pattern"].get("Regex")
-    if rule not in (QWEN, LLAMA3) or step["behavior"] != "Isolated" or step["invert"]:
-        _refuse(f"the split rule {str(step['pattern'])[:200]}")
-    return [split_by(rule)]
-
-
-def _template(processor: Any) -> TemplateProcessing | None:
-    if processor is None or _kind(processor) == "ByteLevel":  # which is about where a token stands
-        return None
-    if _kind(processor) == "Sequence":
-        templates = [template for template in map(_template, processor["processors"]) if template]
-        return templates[0] if len(templates) == 1 else _refuse("two templates") if templates else None
-    if _kind(processor) != "TemplateProcessing":
-        _refuse(f"a post_processor of type {_kind(processor)}")
-    pieces = [(kind, piece) for entry in processor["single"] for kind, piece in entry.items()]
-    single = [f"${piece['id']}:0" if kind == "Sequence" else piece["id"] for kind, piece in pieces]
-    known = [(name, index) for name, token in processor["special_tokens"].items() for index in token["ids"]]
-    return TemplateProcessing(single, (), known)
