@@ -28,9 +28,8 @@ weights, blocks, config = model.weights, model.weights.blocks, model.config
 # ## 1. The parts
 #
 # A model is a pile of matrices. First comes the embedding W_E with a row for each token, last the unembedding W_U with
-# a column for each token. Between them, each layer has the same seven.
-#
-# The default model's file rounds the original to 4 bits a weight (format Q4_1): 32 neighbours share 16 values.
+# a column for each token. Between them, each layer has the same seven. In the default model's file 32 neighbours share
+# 16 values (4 bits a weight, format Q4_1).
 
 # %%
 purpose = {
@@ -64,17 +63,17 @@ def top(scores: Array) -> str:
     return " ".join(map(show_token, model.to_str_tokens(np.argsort(-scores)[:6])))
 
 
-lesson.table({"word": pieces, "most alike, itself first": [top(row) for row in cosine]})
 embedding = {"mean": weights.W_E.mean(dtype=float), "standard deviation": weights.W_E.std(dtype=float)}
 embedding |= {"norm": np.sqrt((row_norms**2).sum(dtype=float)), "norm of a row": row_norms.mean()}
-lesson.say("W_E: " + ", ".join(f"{name} {value:.5f}" for name, value in embedding.items()) + " on average.")
+about = "W_E: " + ", ".join(f"{name} {value:.4g}" for name, value in embedding.items())
+lesson.table({"word": pieces, "most alike, itself first": [top(row) for row in cosine]}, caption=about)
 
 # %% [markdown]
 # ## 3. What does a head make of a word?
 #
 # A head that looks at a token takes its vector through W_V and W_O, two fixed matrices: the head's *OV circuit*. The
 # result goes to the residual stream, and W_U says which tokens it promotes. So we can ask every head what it would make
-# of a word, without any text. It gets the word as the first MLP hands it on, which takes only matrices, too.
+# of a word, without any text. (It gets the word as the first MLP hands it on.)
 
 # %%
 x = rms_norm(weights.W_E[words], blocks[0].ln2, config.rms_eps)  # [word, d_model]
@@ -88,8 +87,8 @@ for block in blocks:
 
 # %% [markdown]
 # Which head promotes the word itself most? Its score: the word's logit, in standard deviations above the mean of all
-# tokens. The control: the best score of as many random vectors. We choose the head for the word, so the word itself on
-# its list proves nothing. What of the others? (In the default model you know 23.4: it read ␣France in the quick start.)
+# tokens. The control: the best score of as many random vectors. We choose the head for the word, so the word on its
+# list proves nothing. What of the others? (You have met 23.4 in the quick start.)
 
 # %%
 noise = np.random.default_rng(0).normal(size=(len(writes), config.d_model))
@@ -114,7 +113,8 @@ lesson.headline(f"Give head {heads[i]} the word {show_token(pieces[i])}, and it 
 
 # %%
 norms = np.array([[np.linalg.norm(getattr(block, name)) for name in purpose] for block in blocks])
-lesson.heatmap(norms / norms.mean(axis=0), None, list(purpose), "norm / column mean", "layer", center=1, format=".2f")
+shown, about = range(0, len(blocks), 2), "norm / column mean, every second layer"
+lesson.heatmap((norms / norms.mean(axis=0))[shown], shown, list(purpose), about, "layer", center=1, format=".2f")
 
 # %% [markdown]
 # Now the control. All of these but W_O and W_out read through a norm, which multiplies each input by a learned number.
@@ -133,7 +133,7 @@ lesson.equal("same keys, folded or not", vectors * block.ln1 @ block.W_K, vector
 lesson.keep(n_layers=len(blocks), frobenius=dict(zip(purpose, norms.T)), embedding=embedding)
 
 # %% [markdown]
-# Exercise (easy, 3 minutes): What is the cosine of the first and the last word? Is it above the mean over all tokens?
+# Exercise (easy, 3 minutes): What is the cosine of your first and last word?
 #
 # Hint: `cosine` has a row for each word, and a column for each token
 
