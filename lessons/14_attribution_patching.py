@@ -6,7 +6,7 @@ head. You see where the guess fails, find out why, and mend it.
 
 Needs: activation patching
 
-Time: 10 minutes to read, 5 seconds to run
+Time: 10 minutes to read, 6 seconds to run
 
 Paper: Nanda 2023, Attribution Patching, https://www.neelnanda.io/mechanistic-interpretability/attribution-patching;
 Hanna et al. 2024, Have Faith in Faithfulness, https://arxiv.org/abs/2403.17806

@@ -6,7 +6,7 @@ does; to split a removal's effect into the share, the later layers and the final
 
 Needs: logit attribution
 
-Time: 15 minutes to read, 18 seconds to run
+Time: 15 minutes to read, 20 seconds to run
 
 Paper: McGrath et al. 2023, The Hydra Effect, https://arxiv.org/abs/2307.15771; Rushing and Nanda 2024, Explorations of
 Self-Repair in Language Models, https://arxiv.org/abs/2402.15390

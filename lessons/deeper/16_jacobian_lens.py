@@ -6,7 +6,7 @@ average needs.
 
 Needs: Jacobian lens
 
-Time: 12 minutes to read, 30 seconds to run
+Time: 12 minutes to read, 25 seconds to run
 
 Paper: Hernandez et al. 2023, Linearity of Relation Decoding in Transformer Language Models,
 https://arxiv.org/abs/2308.09124; Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned
@@ -76,8 +76,8 @@ J = by_place.mean(axis=0)
 # ## 2. Text that no lens has seen
 #
 # The translators learn from half of the training text, with lesson 5's penalty. The means come from the same text. All
-# lenses read the same held-out places: which share of the model's own tokens do they name, and how far are they from
-# its prediction, in bits? All intervals draw paragraphs.
+# lenses read the same held-out places: at which share of them do they name the model's own token, and how far are they
+# from its prediction, in bits? Places of one paragraph count as one: the intervals are over paragraphs.
 
 
 # %%
@@ -147,8 +147,8 @@ lesson.table(
 )
 
 # %% [markdown]
-# The shuffled matrix is as large, with the wrong numbers in it. And the shifted lens is the Jacobian lens with no
-# Jacobian: what is better than that, the derivative has added.
+# The shuffled matrix is as large, but reads the numbers of the stream in a wrong order. The shifted lens is the
+# Jacobian lens without a Jacobian: what is better than that comes from the derivative.
 
 
 # %%
@@ -164,7 +164,7 @@ def more_often(a: str, b: str, some: Sequence[int]) -> stats.Estimate:
 
 
 lesson.finding(
-    "In the first two thirds of the layers a translator is nearer, by more than a bit.",
+    "In the first two thirds of the layers a translator is nearer than the Jacobian lens by over a bit.",
     nearer("translator", "Jacobian", early),
     1.0,
     control=f"the Jacobian lens is nearer than the shifted one by {nearer('Jacobian', 'shifted', early):.2f}",
@@ -176,10 +176,10 @@ lesson.finding(
     control=f"the shuffled matrix adds {nearer('shuffled', 'shifted', late):.2f}",
 )
 lesson.finding(
-    "There it names the model's token more often than the logit lens.",
+    "In the last third the Jacobian lens names the model's token more often than the logit lens.",
     more_often("Jacobian", "logit lens", late),
-    control=f"than the translator, which has learned from {train.shape[1]:,} tokens: "
-    f"{more_often('Jacobian', 'translator', late):+.2f}",
+    control=f"more often than the translator, which has learned from {train.shape[1]:,} tokens, by "
+    f"{more_often('Jacobian', 'translator', late):.2f}",
 )
 
 # %% [markdown]
@@ -236,8 +236,8 @@ if questions:
         f"Before layer {rows[row]}, the capital stands ten times higher in the Jacobian lens than in the logit lens.",
         stats.mean(np.log10(at["logit lens"] / at["Jacobian"])),
         1.0,
-        control=f"powers of ten; against the translator {stats.mean(np.log10(at['translator'] / at['Jacobian'])):.2f}, "
-        f"the shuffled matrix {np.log10(at['shuffled'] / at['Jacobian']).mean():.2f}",
+        control=f"powers of ten; than in the translator {stats.mean(np.log10(at['translator'] / at['Jacobian'])):.2f}, "
+        f"than with the shuffled matrix {np.log10(at['shuffled'] / at['Jacobian']).mean():.2f}",
     )
     before, after = best[:, row - 1].mean(axis=1), best[:, row].mean(axis=1)
     lesson.finding(
