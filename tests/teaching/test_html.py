@@ -5,10 +5,11 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from itertools import combinations
 
 from tests.teaching.report_samples import HOSTILE, document, pattern, samples
 from tinymi.teaching.report import items
-from tinymi.teaching.report.drawing import LEVELS, ticks
+from tinymi.teaching.report.drawing import LEVELS, graph, ticks
 from tinymi.teaching.report.html import fragment, notebook_head, page, style
 from tinymi.teaching.report.items import Document
 from tinymi.teaching.report.links import Link, Place, references
@@ -330,6 +331,14 @@ def test_a_circuit_is_drawn_from_the_bottom_up_and_told() -> None:
     widths = [float(str(path["stroke-width"])) for path in reader.all("path") if "edge" in str(path["class"])]
     assert widths == [6.0, 3.5, 1.5]
     assert "out ; reads from 3.1 (-0.50), in (+0.10)" in reader.text
+
+
+def test_the_weights_of_arrows_into_one_box_stand_apart() -> None:
+    nodes = tuple((name, layer, "quite a word") for name, layer in (("a", 0), ("b", 0), ("x", 1), ("y", 1)))
+    edges = tuple((start, end, 1.0) for start in "ab" for end in "xy")
+    weights = [(x, y) for x, y, _, css in graph(items.Graph(nodes, edges)).texts if css.endswith("weight")]
+    assert len(weights) == 4
+    assert all(abs(x - x1) > 30 or abs(y - y1) > 11 for (x, y), (x1, y1) in combinations(weights, 2))
 
 
 def test_an_arrow_that_passes_a_layer_passes_its_boxes() -> None:

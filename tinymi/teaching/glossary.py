@@ -315,6 +315,25 @@ CHANGING = (
         ("EAP",),
     ),
     Term(
+        "attribution graph",
+        "What leads to what in one prediction: words, heads, and neurons or features are nodes. An edge is what one "
+        "writes times what another reads. Attention patterns and norm scales are held, so that edges sum to what they "
+        "explain. What is held, and what features do not rebuild, are error nodes.",
+        ("21",),
+        "Ameisen et al. 2025, Circuit Tracing, https://transformer-circuits.pub/2025/attribution-graphs/methods.html; "
+        "Dunefsky et al. 2024, Transcoders Find Interpretable LLM Feature Circuits, https://arxiv.org/abs/2406.11944; "
+        "Marks et al. 2024, Sparse Feature Circuits, https://arxiv.org/abs/2403.19647",
+        ("error node",),
+    ),
+    Term(
+        "DeepLIFT",
+        "Going back through a model with the slope between two runs, the change of a value over that of its input, in "
+        "the place of the gradient. Then the parts' shares sum exactly to the difference of the two runs.",
+        ("21",),
+        "Shrikumar et al. 2017, Learning Important Features Through Propagating Activation Differences, "
+        "https://arxiv.org/abs/1704.02685",
+    ),
+    Term(
         "attention knockout",
         "Keeping chosen positions from looking at chosen others: the scores of these edges become minus infinity "
         "before the softmax, in some or all layers. Which flow of information does the answer need?",

@@ -194,8 +194,16 @@ def _arrows(
         drawing.lines.append((path, f"edge {css}", round(1 + 5 * abs(weight) / largest, 1)))
         drawing.lines.append((f"M{x2 - 5:.1f} {y2:.1f}h10l-5 -7z", f"tip {css}", 1))
         at_start = arriving.count(end) > leaving.count(start)
-        x, y = _on_curve(0.3 if at_start else 0.7, *curves[0 if at_start else -1])
+        curve = curves[0 if at_start else -1]
+        places_on_it = [_on_curve(at if at_start else 1 - at, *curve) for at in (0.3, 0.4, 0.2, 0.5, 0.6, 0.7)]
+        x, y = next((place for place in places_on_it if _is_free(place, drawing)), places_on_it[0])
         drawing.texts.append((x, y + 4, f"{weight:+.2f}", "middle weight"))
+
+
+def _is_free(place: tuple[float, float], drawing: Drawing) -> bool:
+    """Whether a weight can stand there beside those that stand already."""
+    x, y = place
+    return all(abs(x - x1) > 34 or abs(y + 4 - y1) > 12 for x1, y1, _, _ in drawing.texts)
 
 
 def _on_curve(at: float, x1: float, y1: float, x2: float, y2: float) -> tuple[float, float]:
