@@ -199,6 +199,24 @@ READING = (
         ("average Jacobian",),
     ),
     Term(
+        "linear probe",
+        "A linear regression or classifier that reads a property off an activation. It shows that the property can be "
+        "read there, on words that the probe has not learned from, and not that the model reads it, too.",
+        ("18",),
+        "Alain and Bengio 2016, Understanding Intermediate Layers Using Linear Classifier Probes, "
+        "https://arxiv.org/abs/1610.01644; Marks and Tegmark 2023, The Geometry of Truth, "
+        "https://arxiv.org/abs/2310.06824",
+        ("probe", "ridge regression"),
+    ),
+    Term(
+        "control task",
+        "A task with nothing to find, such as a label dealt to each word at random. How much better a probe does on "
+        "the real labels is its selectivity: what it can learn by heart does not count.",
+        ("18",),
+        "Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks, https://arxiv.org/abs/1909.03368",
+        ("selectivity",),
+    ),
+    Term(
         "direct logit attribution",
         "The last residual stream is the sum of what every component wrote, so a logit difference is a sum of their "
         "shares, once the scale of the final norm is taken as given. It shows what a component writes to the output "
