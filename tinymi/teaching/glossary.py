@@ -447,9 +447,34 @@ KNOWN_PARTS = (
         "superposition",
         "A layer can hold more features than it has neurons, as directions that are nearly at right angles. Then one "
         "neuron responds to several unrelated things.",
-        ("09", "17"),
+        ("09", "17", "19"),
         "Elhage et al. 2022, Toy Models of Superposition, https://arxiv.org/abs/2209.10652; "
         "Bolukbasi et al. 2021, An Interpretability Illusion for BERT, https://arxiv.org/abs/2104.07143",
+    ),
+    Term(
+        "sparse autoencoder",
+        "Two matrices that write a value of the model as its mean plus a sum of few directions out of many, the "
+        "features. They are trained to lose little of the value; nothing in the training asks for meaning.",
+        ("19",),
+        "Bricken et al. 2023, Towards Monosemanticity, "
+        "https://transformer-circuits.pub/2023/monosemantic-features/index.html; "
+        "Gao et al. 2024, Scaling and Evaluating Sparse Autoencoders, https://arxiv.org/abs/2406.04093",
+        ("SAE",),
+    ),
+    Term(
+        "transcoder",
+        "Like a sparse autoencoder, but its features predict what an MLP writes from what it reads. A skip transcoder "
+        "has a linear map beside the features.",
+        ("19",),
+        "Paulo et al. 2025, Transcoders Beat Sparse Autoencoders for Interpretability, "
+        "https://arxiv.org/abs/2501.18823",
+        ("skip transcoder",),
+    ),
+    Term(
+        "loss recovered",
+        "How well a stand-in does in a value's place: the model's loss with it, on a scale from 0 (zero or the mean in "
+        "that place) to 1 (the value itself).",
+        ("19",),
     ),
 )
 
