@@ -10,8 +10,8 @@ from tinymi.weights import BlockWeights
 import numpy as np
 
 # %% [markdown]
-# Exercise (medium, 15 minutes): Write `rebuilt`: a stream as an SAE rebuilds it that has W_gate as its W_enc, W_out as its
-# W_dec, no biases and no mean. Three features are active at each position.
+# Exercise (medium, 15 minutes): Write `rebuilt`: a stream as an SAE rebuilds it that has W_gate as its W_enc, W_out
+# as its W_dec, no biases and no mean. Three features are active at each position.
 #
 # Hint: np.partition(pre, -3, axis=-1)[..., -3] is the third largest of each row
 #

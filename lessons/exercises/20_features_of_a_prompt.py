@@ -53,7 +53,8 @@ def without_neuron(model: Model, tokens: Tokens, layer: int, neuron: int, pos: i
         stream[0, pos] -= strength * model.weights.blocks[layer].W_out[neuron]
         return stream
 
-    return model.run_with_hooks(tokens, [(f"blocks.{layer}.hook_resid_post", subtract)])[0, -1]
+    logits = model.run_with_hooks(tokens, [(f"blocks.{layer}.hook_resid_post", subtract)])
+    return np.asarray(logits[0, -1])
 
 
 # %% Mistakes
@@ -61,7 +62,7 @@ MISTAKES = [
     ("-= strength *", "+= strength *", "You added the neuron once more: subtract it."),
     ("-= strength *", "-=", "Subtract its direction as often as the neuron is strong."),
     ("stream[0, pos]", "stream[0]", "You took it out at every position: one is asked for."),
-    ("subtract)])[0, -1]", "subtract)])[0, pos]", "Read the logits at the end, not where the neuron was."),
+    ("logits[0, -1]", "logits[0, pos]", "Read the logits at the end, not where the neuron was."),
 ]
 
 # %% [markdown]
