@@ -13,8 +13,6 @@ https://arxiv.org/abs/2211.00593; McDougall et al. 2023, Copy Suppression, https
 """
 
 # %% Set-up
-from typing import Any
-
 from tinymi.arrays import Array
 from tinymi.hooks import HookPoint
 from tinymi.teaching import Lesson
@@ -23,7 +21,7 @@ import numpy as np
 from ioi import READS, TEMPLATES, make_task, unrelated
 
 lesson = Lesson(__doc__)
-options = lesson.start()
+lesson.start()
 model = lesson.load_model()
 weights, n_layers, n_heads = model.weights, model.config.n_layers, model.config.n_heads
 
@@ -54,18 +52,17 @@ lesson.table({"prompt": task.prompts, "IO - S": differences(logits)}, format="+.
 # named twice: the same sentence with three different names. What is lost is what the head does for the task.
 
 # %%
-points = [f"blocks.{layer}.attn.hook_z" for layer in range(n_layers)]
-_, abc = model.run_with_cache(unrelated(model, TEMPLATES[0]), points)
-average = {point: abc[point].mean(axis=0) for point in points}  # each [pos, n_heads, d_head]
+_, abc = model.run_with_cache(unrelated(model, TEMPLATES[0]), lambda name: name.endswith("hook_z"))
+average = [abc["z", layer].mean(axis=0) for layer in range(n_layers)]  # each [pos, n_heads, d_head]
 
 
 def without(layer: int, head: int) -> float:
     def take_out(z: Array, hook: HookPoint) -> Array:
         z = z.copy()  # [prompt, pos, n_heads, d_head]
-        z[:, :, head] = average[points[layer]][:, head]
+        z[:, :, head] = average[layer][:, head]
         return z
 
-    stream, hooks = cache["resid_pre", layer], [(points[layer], take_out)]
+    stream, hooks = cache["resid_pre", layer], [(f"blocks.{layer}.attn.hook_z", take_out)]
     return float(differences(model.run_with_hooks(stream, hooks, start_at_layer=layer, positions=[-1])).mean())
 
 
@@ -83,57 +80,48 @@ lesson.say(f"Half of all heads change it by less than {np.median(abs(loss)):.2f}
 # position, read along the direction of IO and of S, as in lesson 6. And its attention says where it looks from there.
 
 # %%
+to_logits = weights.ln_final / cache["ln_final.hook_scale"][:, -1]  # [prompt, d_model]
 to_io, to_s = np.zeros_like(loss), np.zeros_like(loss)
 for layer in range(n_layers):
     z = cache["z", layer][:, -1].swapaxes(0, 1)  # [n_heads, prompt, d_head]
     writes = z @ weights.blocks[layer].heads.W_O  # [n_heads, prompt, d_model]
-    to_logits = weights.ln_final / cache["ln_final.hook_scale"][:, -1]  # [prompt, d_model]
     to_io[layer] = (writes * to_logits * weights.W_U[:, task.io_id].T).sum(axis=2).mean(axis=1)
     to_s[layer] = (writes * to_logits * weights.W_U[:, task.s_id].T).sum(axis=2).mean(axis=1)
 direct = to_io - to_s
 lesson.equal("the heads' writes sum to what attention adds", writes.sum(axis=0), cache["attn_out", n_layers - 1][:, -1])
 
-
-def looks(layer: int, head: int, start: str, target: str) -> float:
-    pattern = cache["pattern", layer][:, head]  # [prompt, query_pos, key_pos]
-    return float(pattern[rows, task.positions[start], task.positions[target]].mean())
-
-
+# %%
+reads = {}  # the mean weight of the look that each class needs: [layer, head]
+for name, (start, target) in READS.items():
+    look = rows, slice(None), task.positions[start], task.positions[target]
+    reads[name] = np.array([cache["pattern", layer][look].mean(axis=0) for layer in range(n_layers)])
 top = [divmod(int(i), n_heads) for i in np.argsort(-abs(loss), axis=None)[:10]]
-columns: dict[str, Any] = {"head": [f"{layer}.{head}" for layer, head in top]}
-for name, numbers in {"loss": loss, "direct": direct, "to IO": to_io, "to S": to_s}.items():
-    columns[name] = [numbers[place] for place in top]
-for start, target in dict.fromkeys(READS.values()):
-    columns[f"{start}>{target}"] = [looks(*place, start, target) for place in top]
+shown = {"loss": loss, "direct": direct, "to IO": to_io, "to S": to_s}
+shown |= {">".join(READS[name]): weight for name, weight in reads.items()}
+columns = {"head": [f"{layer}.{head}" for layer, head in top]}
+columns |= {name: [numbers[place] for place in top] for name, numbers in shown.items()}
 lesson.table(columns, caption="the ten heads with the largest loss", format=".2f")
 
 # %% [markdown]
-# Read the table from the bottom of the model up. One head makes each name carry the word before it, one finds at the
-# second S what came after the first, others carry "this name came twice" to the end. And look at the columns "to IO"
-# and "to S" of the strongest head: does it write the right name, or write against the wrong one?
-
-# %% [markdown]
+# Read the table from the bottom of the model up. One head lets each word carry the word before it, one finds at the
+# second S what came after the first, others read the second S at the end. And look at the columns "to IO" and "to S" of
+# the strongest head: does it write the right name, or write against the wrong one?
+#
 # ## 4. The circuit
 #
-# Put names to them, by what they read and write. These are the classes of Wang et al. (2022), with one more: a head
-# that reads S at the end and writes against it. McDougall et al. (2023) call that copy suppression.
-
+# Put names to them, by what they read and write, where a name fits. These are the classes of Wang et al. (2022), with
+# one more: a head that reads S at the end and writes against it. McDougall et al. (2023) call that copy suppression.
 
 # %%
-def role(place: tuple[int, int]) -> str:
-    writes = {"name mover": direct[place] > 0.3, "negative name mover": direct[place] < -0.3}
-    writes["S suppressor"] = to_s[place] < -0.3
-    fits = [name for name, link in READS.items() if looks(*place, *link) > 0.4 and writes.get(name, True)]
-    return fits[0] if fits else "unclassified"
-
-
-roles = {place: role(place) for place in top}
+writes_so = {"name mover": direct > 0.3, "negative name mover": direct < -0.3, "S suppressor": to_s < -0.3}
+fits = {name: (weight > 0.4) & writes_so.get(name, True) for name, weight in reads.items()}  # each [layer, head]
+roles = {place: next((name for name in READS if fits[name][place]), "unclassified") for place in top}
 nodes = [(name, -1, "position") for name in ("IO", "S1", "S1+1", "S2")] + [("logits", n_layers, "IO - S")]
 edges = []
 for (layer, head), name in roles.items():
     if name in READS:
         nodes.append((f"{layer}.{head}", layer, name))
-        edges.append((READS[name][1], f"{layer}.{head}", looks(layer, head, *READS[name])))
+        edges.append((READS[name][1], f"{layer}.{head}", reads[name][layer, head]))
         if abs(direct[layer, head]) > 0.3:
             edges.append((f"{layer}.{head}", "logits", direct[layer, head]))
 picture = lesson.graph(nodes, edges, "what each head reads, and what it writes to the logits")
@@ -146,27 +134,18 @@ lesson.headline(
 
 # %% [markdown]
 # Name movers exist here, but the model does no worse without one of them. So a loss alone names no role, and a role
-# does not say that the model needs the head. Does all this hold on other templates, with intervals, and with the
-# circuit alone? Less than you may hope: see `deeper/10_ioi_circuit.py`.
+# does not say that the model needs the head. Do the roles return on other templates, and is the circuit enough? Less
+# than you may hope: see `deeper/10_ioi_circuit.py`.
 
 # %% [markdown]
-# Exercise (easy, 5 minutes): What does the logit difference lose if you zero the strongest head's output instead of
-# putting in its mean?
+# Exercise (easy, 5 minutes): What does the logit difference lose if you zero the strongest head's output
+# instead of putting in its mean?
 #
 # Hint: `z[:, :, head] = 0` in `take_out`
 
 # %%
-average[points[layer]] *= 0
+average[layer] *= 0
 lesson.answer(clean - without(layer, head))
-
-# %% [markdown]
-# Exercise (hard, 60 minutes): "Friends Mary and John found a ring at the store. John gave it to" fails for this
-# model in that order of the names. Why? Position 1 is a second sink there. Does that explain it?
-#
-# Hint: compare the attention of the heads above in this prompt and in one that works
-
-# %%
-lesson.answer("no: taking the MLP writes at position 1 away does not mend it, and the cause is open")
 lesson.keep(prompts=[{"prompt": p, "io": io, "s": s} for p, io, s in zip(task.prompts, task.io, task.s, strict=True)])
 lesson.keep(heads=[{"layer": layer, "head": head, "role": name} for (layer, head), name in roles.items()])
 lesson.keep(clean=clean, knockout=loss, direct=direct)

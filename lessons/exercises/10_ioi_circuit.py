@@ -50,3 +50,14 @@ MISTAKES = [
 #
 # Hint: your report is good when it has other templates than the one that found it; heads chosen on one half of the
 # prompts and tested on the other; and the size of what is taken over, as a share of what was lost
+
+# %% [markdown]
+# Exercise (research, 120 minutes): "Friends Mary and John found a ring at the store. John gave it to" fails for this
+# model in that order of the names. Why? The question is open.
+#
+# Hint: compare the attention of the lesson's heads in this prompt and in one that works
+#
+# Hint: position 1 is a second sink there, but taking the MLP writes at position 1 away does not mend it
+#
+# Hint: your report is good when your explanation, fixed before you look, tells which of ten new templates fail; and a
+# change in the run that follows from it mends a prompt that fails
