@@ -44,12 +44,12 @@ MISTAKES = [
 ]
 
 # %% [markdown]
-# Exercise (research, 180 minutes): Which head takes over when you knock out the strongest name mover?
+# Exercise (hard, 120 minutes): Which head takes over when you knock out the strongest name mover?
 #
 # Hint: compare every head's direct effect before and after
 #
-# Hint: your report is good when it has other templates than the one that found it; heads chosen on one half of the
-# prompts and tested on the other; and the size of what is taken over, as a share of what was lost
+# Hint: use other templates than the one that found it; choose heads on one half of the prompts and test them on the
+# other half; give what is taken over as a share of what was lost
 
 # %% [markdown]
 # Exercise (research, 120 minutes): "Friends Mary and John found a ring at the store. John gave it to" fails for this
