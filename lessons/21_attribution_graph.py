@@ -2,30 +2,26 @@
 """Which part leads to which, from the word to the answer?
 
 What you will learn: an attribution graph. Words, heads and neurons are its nodes, and an edge says how much of the
-answer takes this way. What goes into a node comes out of it. And what such a graph holds still, it does not explain.
+answer takes this way. What goes into a node sums to its share. What the graph holds still, it does not explain.
 
 Needs: neuron activations, backward pass, attribution patching
 
-Time: 15 minutes to read, 7 seconds to run
+Time: 12 minutes to read, 5 seconds to run
 
 Paper: Ameisen et al. 2025, Circuit Tracing, https://transformer-circuits.pub/2025/attribution-graphs/methods.html;
-Dunefsky et al. 2024, Transcoders Find Interpretable LLM Feature Circuits, https://arxiv.org/abs/2406.11944; Marks et
-al. 2024, Sparse Feature Circuits, https://arxiv.org/abs/2403.19647; Shrikumar et al. 2017, DeepLIFT,
-https://arxiv.org/abs/1704.02685
+Shrikumar et al. 2017, DeepLIFT, https://arxiv.org/abs/1704.02685
 """
 
 # %% Set-up
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tinymi import logit_difference
-from tinymi.arrays import Array, Tokens
-from tinymi.backward import FREEZABLE
+from tinymi.arrays import Array
 from tinymi.errors import InputError
-from tinymi.hooks import HookPoint
 from tinymi.ops import silu
-from tinymi.teaching import Lesson, Token, show_token
+from tinymi.teaching import Lesson, show_token
 
 import numpy as np
+from attribution import Place, attention_back, exchanged, make_pairs
 
 lesson = Lesson(__doc__)
 lesson.option("--clean", default="The capital of France is", help="a prompt")
@@ -34,215 +30,131 @@ lesson.option("--answer", default=" Paris", help="the clean prompt's answer: one
 lesson.option("--wrong", default=" Rome", help="the corrupted prompt's answer: one token, too")
 options = lesson.start()
 model = lesson.load_model()
-blocks, config, n_layers = model.weights.blocks, model.config, model.config.n_layers
+blocks, n_layers, n_heads = model.weights.blocks, model.config.n_layers, model.config.n_heads
 tokens, others = model.to_tokens(options.clean), model.to_tokens(options.corrupted)
-answer, wrong = model.to_single_token(options.answer), model.to_single_token(options.wrong)
-if tokens.shape != others.shape or (tokens == others).all() or tokens[0, 0] != others[0, 0] or answer == wrong:
-    lengths = f"--clean has {tokens.size} tokens and --corrupted {others.size}"
-    raise InputError(f"{lengths}; give as many, of which the first are the same, and two different answers")
+answers = [model.to_single_token(text) for text in (options.answer, options.wrong)]
+if tokens.shape != others.shape or (tokens == others).all() or tokens[0, 0] != others[0, 0] or len({*answers}) == 1:
+    sizes = f"--clean has {tokens.size} tokens and --corrupted {others.size}"
+    raise InputError(f"{sizes}; give as many, of which the first are the same, and two different answers")
 
 # %% [markdown]
 # ## 1. A model with fewer curves
 #
-# What is to be explained is a gap: the logit difference in the clean run, minus that in the corrupted one. First freeze
-# what the graph will leave out: run the corrupted prompt with the attention patterns and norm scales of the clean run.
-# How far that moves the difference is the graph's error. It goes into the graph as such.
-
+# Run the corrupted prompt twice: as it is, and frozen, with the clean run's attention patterns and norm scales. How far
+# does the logit difference fall? The graph explains the gap between clean and frozen run. The rest is its error.
 
 # %%
-def difference(logits: Array) -> float:
-    return float(logits[0, -1, answer] - logits[0, -1, wrong])
-
-
-logits, clean = model.run_with_cache(tokens)
-corrupted_logits, corrupted = model.run_with_cache(others)
-hold = [(lambda name: name.endswith(("hook_pattern", "hook_scale")), lambda value, hook: clean[hook.name])]
-frozen_logits, frozen = model.run_with_cache(others, fwd_hooks=hold)
-high, low, frozen_low = (difference(x) for x in (logits, corrupted_logits, frozen_logits))
-gap, error = high - frozen_low, frozen_low - low
-lesson.say(
-    f"The difference is {high:+.2f} in the clean run, {low:+.2f} in the corrupted and {frozen_low:+.2f} in the frozen "
-    f"one. So the graph explains {gap:.2f}, and its error is {error:.2f}."
-)
+pair = make_pairs(model, tokens, others, np.array([answers]))
+clean, frozen, gap, error = pair.clean, pair.frozen, float(pair.gap[0]), float(pair.whole[0] - pair.gap[0])
+lesson.say(f"It falls by {pair.whole[0]:.2f}, and by {gap:.2f} in the frozen run. So the error is {error:.2f}.")
 
 # %% [markdown]
 # ## 2. One pass back
 #
-# Now only the neurons are curved, as lesson 14 found: each multiplies silu(gate) and input. A product a * b changes by
-# mean(a) times b's change plus mean(b) times a's. And silu has a slope *between its two values*: its change over that
-# of the gate (DeepLIFT). Both are exact. Go back with these slopes, as lesson 13 did: from what heads or neurons are
-# worth for the gap to what the stream is worth.
+# Now only the neurons are curved: silu(gate) times input. Take slopes *between the two runs* (DeepLIFT). For the gate:
+# the change of silu over that of the gate, times the mean input. For the input: the mean of silu. Together they give
+# the neuron's change exactly. Go back with them, as lesson 13 did with derivatives.
 
 
 # %%
-def change(name: str, i: int) -> Array:
-    """A value of layer i in the clean run, minus the frozen one: [pos, ...], with all heads side by side."""
-    difference: Array = (clean[name, i].astype(float) - frozen[name, i])[0].reshape(tokens.size, -1)
-    return difference
-
-
-def attention_back(i: int, d_z: Array) -> Array:
-    """[pos, n_heads * d_head] -> [pos, d_model]"""
-    d_z, d_v = d_z.reshape(tokens.size, config.n_heads, -1), np.zeros(clean["v", i][0].shape)
-    for head in range(config.n_heads):
-        d_v[:, head * config.n_kv_heads // config.n_heads] += clean["pattern", i][0, head].T @ d_z[:, head]
-    return np.asarray(d_v.reshape(len(d_v), -1) @ blocks[i].W_V.T * blocks[i].ln1 / clean["scale", i, "ln1"][0])
-
-
 def mlp_back(i: int, d_post: Array) -> Array:
-    """[pos, d_mlp] -> [pos, d_model]"""
-    w, (a, b) = blocks[i], (run["pre", i][0].astype(float) for run in (clean, frozen))
+    """From what the neurons are worth, [1, pos, d_mlp], to what the stream they read is: [1, pos, d_model]."""
+    w, (a, b) = blocks[i], (run["pre", i].astype(float) for run in (clean, frozen))
     slope = np.divide(silu(a) - silu(b), a - b, out=np.zeros_like(a), where=a != b)
-    d_gate = d_post * slope * (clean["pre_linear", i] + frozen["pre_linear", i])[0] / 2
+    d_gate = d_post * slope * (clean["pre_linear", i] + frozen["pre_linear", i]) / 2
     d_in = d_post * (silu(a) + silu(b)) / 2
-    return np.asarray((d_gate @ w.W_gate.T + d_in @ w.W_in.T) * w.ln2 / clean["scale", i, "ln2"][0])
+    return np.asarray((d_gate @ w.W_gate.T + d_in @ w.W_in.T) * w.ln2 / clean["scale", i, "ln2"])
 
 
-# %%
-d = np.zeros((tokens.size, config.d_model))  # what a change of the stream is worth, [pos, d_model]
-d[-1] = model.weights.ln_final * (model.weights.W_U[:, answer] - model.weights.W_U[:, wrong])
-d = last = d / clean["ln_final.hook_scale"][0]
-worth: dict[tuple[str, int], Array] = {}
+d = np.zeros((*tokens.shape, model.config.d_model))  # what a change of the stream is worth
+d[:, -1] = model.weights.ln_final * (model.weights.W_U[:, answers] @ [1, -1]) / clean["ln_final.hook_scale"][:, -1]
+last, worth = d, dict[Place, Array]()
 for i, w in reversed(list(enumerate(blocks))):
     worth["post", i] = d @ w.W_out.T
     d = d + mlp_back(i, worth["post", i])
     worth["z", i] = d @ w.W_O.T
-    d = d + attention_back(i, worth["z", i])
-lesson.equal("all of it comes from the words that differ", (d * change("resid_pre", 0)).sum(), gap)
+    d = d + attention_back(pair, i, worth["z", i])
+lesson.equal("all of it comes from the words that differ", (d * pair.change("resid_pre", 0)).sum(), gap)
 
 # %% [markdown]
 # ## 3. Nodes
 #
-# The share of a head or neuron in the gap is what it did differently, times what that is worth. A node is whatever has
-# more than a tenth: a head, a neuron, or what is left of an MLP without these, each at a position (@). What does it
-# read? Go back once more, through this node alone.
+# A part's share is how much it changed, times what that is worth. A node has more than a tenth of the gap: a head, a
+# neuron, or the rest of an MLP, each at a position (@). What does it read? Go back once more, through this node alone.
 
 
 # %%
 class Node(NamedTuple):
-    name: str  # with its position
-    point: str
-    layer: int
-    pos: int
-    columns: Tokens  # those of a head, of one neuron or of many
+    name: str
+    depth: int  # its number in `places`
+    mask: Array  # [1, pos, part]
     share: float
-    write: Array  # [d_model], in the clean run minus in the frozen one
-    read: Array  # [pos, d_model]: what a change of the stream is worth by way of it
-
-    def depth(self) -> int:
-        return 2 * self.layer + (self.point == "post")
+    write: Array  # [1, pos, d_model], in the clean run minus in the frozen one
+    read: Array  # [1, pos, d_model]: what a change of the stream is worth by way of this node
 
 
-def make_node(point: str, i: int, pos: int, columns: Tokens) -> Node:
-    moved, own = change(point, i)[pos, columns], np.zeros_like(worth[point, i])
-    own[pos, columns] = worth[point, i][pos, columns]
-    if point == "z":
-        name, write, read = f"{i}.{columns[0] // config.d_head}", moved @ blocks[i].W_O[columns], attention_back(i, own)
-    else:
-        name = f"neuron {i}.{columns[0]}" if len(columns) == 1 else f"MLP {i}"
-        write, read = moved @ blocks[i].W_out[columns], mlp_back(i, own)
-    return Node(f"{name} @{pos}", point, i, pos, columns, float(moved @ own[pos, columns]), write, read)
-
-
-# %%
-nodes, bar = [], abs(gap) / 10
-for (point, i), d_value in reversed(worth.items()):
-    for pos, shares in enumerate(d_value * change(point, i)):
-        parts = [*np.argwhere(abs(shares) > bar), np.flatnonzero(abs(shares) <= bar)]  # large neurons, and the others
-        if point == "z":
-            parts = list(np.arange(len(shares)).reshape(config.n_heads, -1))
-        nodes += [make_node(point, i, pos, columns) for columns in parts if abs(shares[columns].sum()) > bar]
+places = [(point, i) for i in range(n_layers) for point in ("z", "post")]
+nodes, bar, at = list[Node](), abs(gap) / 10, np.arange(tokens.size)[:, None]
+for depth, (point, i) in enumerate(places):
+    kind, numbers = ("", np.arange(n_heads)) if point == "z" else ("neuron ", np.arange(model.config.d_mlp))
+    share = (worth[point, i] * pair.change(point, i)).reshape(*tokens.shape, len(numbers), -1).sum(axis=-1)
+    large = abs(share) > bar  # [1, pos, part]
+    found = [(f"{kind}{i}.{n} @{pos}", large & (at == pos) & (numbers == n)) for _, pos, n in np.argwhere(large)]
+    if point == "post":
+        found += [(f"MLP {i} @{pos}", ~large & (at == pos)) for pos in range(tokens.size)]
+    for name, mask in found:
+        if abs(share[mask].sum()) > bar:
+            wide = np.repeat(mask, worth[point, i].shape[-1] // len(numbers), axis=-1)  # d_head numbers for each head
+            write = (pair.change(point, i) * wide) @ (blocks[i].W_O if point == "z" else blocks[i].W_out)
+            own = worth[point, i] * wide
+            read = attention_back(pair, i, own) if point == "z" else mlp_back(i, own)
+            nodes.append(Node(name, depth, mask, float(share[mask].sum()), write, read))
 
 # %% [markdown]
 # ## 4. Edges
 #
-# An edge is what one node wrote differently, times what another reads. All edges into a node, from every part of the
-# model, sum to its share. Those above a twentieth of the gap are drawn, and the others of a node are one edge, "rest".
+# An edge is what one node writes, times what another reads. All that goes into a node sums to its share. Edges above a
+# twentieth of the gap are drawn; the others are one edge, "rest". The error is a node, too.
 
 # %%
-pieces, none = [show_token(piece) for piece in model.to_str_tokens(tokens[0])], np.zeros(0, int)
-words = [(k, x) for k, x in enumerate(change("resid_pre", 0)) if x.any()]
-starts = [Node(f"{pieces[k]} @{k}", "", -1, k, none, float(x @ d[k]), x, d) for k, x in words]
-targets = [*nodes, Node("logits", "", n_layers, -1, none, gap, d[0], last)]
-streams = [change(name, i) for i in range(n_layers) for name in ("resid_pre", "resid_mid")]  # sums of all writes
-streams.append(change("resid_post", n_layers - 1))
-into = [(streams[node.depth()] * node.read).sum() for node in targets]
-lesson.equal("what goes into each node is its share", into, [node.share for node in targets])
-
-# %%
+streams = [pair.change(name, i) for i in range(n_layers) for name in ("resid_pre", "resid_mid")]  # what places read
+into = [(streams[node.depth] * node.read).sum() for node in nodes]
+lesson.equal("what goes into each node is its share", into, [node.share for node in nodes])
+pieces, x = [show_token(piece) for piece in model.to_str_tokens(tokens[0])], streams[0]
+words = [(k, at == k) for k in range(tokens.size) if x[:, k].any()]
+starts = [Node(f"{pieces[k]} @{k}", -1, here, float((x * here * d).sum()), x * here, d) for k, here in words]
+ends = [*nodes, Node("logits", len(places), at == at[-1], gap, 0 * last, last)]
 edges = [("patterns, scales", "logits", error)]
-for node in targets:
-    flows = {one.name: one.write @ node.read[one.pos] for one in starts + nodes if one.depth() < node.depth()}
-    drawn = {name: flow for name, flow in flows.items() if abs(flow) > bar / 2}
-    drawn["rest"] = node.share - sum(drawn.values())
-    edges += [(name, node.name, flow) for name, flow in drawn.items() if abs(flow) > bar / 2]
-boxes = [(node.name, node.depth(), f"{node.share:+.2f}") for node in starts + targets]
+for end in ends:
+    flows = {one.name: (one.write * end.read).sum() for one in starts + nodes if one.depth < end.depth}
+    drawn = {name: float(flow) for name, flow in flows.items() if abs(flow) > bar / 2}
+    edges += [(name, end.name, flow) for name, flow in (drawn | {"rest": end.share - sum(drawn.values())}).items()]
+boxes = [(node.name, node.depth, f"{node.share:+.2f}") for node in starts + ends]
 boxes += [("rest", -2, "other parts"), ("patterns, scales", -2, "error")]
 picture = lesson.graph(boxes, edges, "from the word to the logits, and how much takes each way")
 
 # %% [markdown]
 # ## 5. Is it so in the model?
 #
-# The shares are those of a frozen model. So take the real one: put the corrupted run's values into the clean run, at
-# one node after the other. The control: the same head, neuron or MLP in a layer without nodes, drawn at random. And
-# read what a node writes with the unembedding. (Early, and away from the end, that is debris.) Which nodes have a
-# negative share, and what do they write against?
-
+# Put the corrupted run's values into the real clean run, at one node after the other. The control: the same part, half
+# the layers away. Where does the graph miss most? (`deeper/21_attribution_graph.py` asks about other capitals.)
 
 # %%
-def exchanged(some: list[Node], *, only: bool = False) -> float:
-    """How far the difference falls with the corrupted run's values at some nodes; or, with `only`, all but there."""
-
-    def mix(value: Array, hook: HookPoint) -> Array:
-        mask = np.full((tokens.size, value[0, 0].size), only)
-        for node in some:
-            if (node.point, node.layer) == (hook.point.short, hook.layer):
-                mask[node.pos, node.columns] = not only
-        return np.where(mask.reshape(value.shape), corrupted[hook.name], value)
-
-    names = [name for name in clean if name.endswith(("hook_z", "hook_post"))]
-    return high - difference(model.run_with_hooks(tokens, [(names, mix)], positions=-1))
-
-
-rng = np.random.default_rng(0)
-free = sorted(set(range(n_layers)) - {node.layer for node in nodes}) or range(n_layers)
-columns: dict[str, Any] = {"node": [node.name for node in nodes], "share": [node.share for node in nodes]}
-columns["exchanged"] = [exchanged([node]) for node in nodes]
-columns["elsewhere"] = [exchanged([node._replace(layer=int(rng.choice(free)))]) for node in nodes]
-promotes = [node.write * model.weights.ln_final @ model.weights.W_U for node in nodes]  # [d_vocab] each
-for side, best in (("for", np.argmax), ("against", np.argmin)):
-    columns[side] = [Token(model.to_str_tokens([int(best(x))])[0]) for x in promotes]
-lesson.table(columns, format="+.2f", caption="how far the difference falls; what each node writes for and against")
+share = np.array([node.share for node in nodes])
+real = np.array([exchanged(pair, {places[node.depth]: node.mask})[0] for node in nodes])
+away = [exchanged(pair, {places[node.depth - n_layers // 2 * 2]: node.mask})[0] for node in nodes]
+columns = {"node": [node.name for node in nodes], "share": share, "exchanged": real, "elsewhere": away}
+lesson.table(columns, format="+.2f", caption="how far the difference falls: by the graph, and in the model")
+top = max(nodes, key=lambda node: abs(node.share) * (places[node.depth][0] == "z"), default=ends[-1])
+text = f"Of a gap of {gap:.2f} logits, {top.share:.2f} pass through {top.name}. Exchanges in the real model"
+lesson.headline(f"{text} differ from the shares by up to {abs(share - real).max(initial=0):.2f}.", picture)
+lesson.keep(gap=gap, error=error, nodes=columns, edges=edges)
 
 # %% [markdown]
-# Now the other way round. Exchange everything *but* the nodes: do they carry the answer alone?
-
-# %%
-nodes.sort(key=lambda node: -abs(node.share))
-kept = [1 - exchanged(some, only=True) / (high - low) for some in (nodes, nodes[:2])]
-lesson.say(f"The {len(nodes)} nodes alone keep {kept[0]:.0%} of it, the largest two {kept[1]:.0%}.")
-top = next((node for node in nodes if node.point == "z"), targets[-1])
-text = (
-    f"Of a gap of {gap:.2f} logits, {top.share:.2f} pass through {top.name}. But a graph of {len(nodes)} nodes is not"
-)
-lesson.headline(f"{text} all of it: alone, they keep {kept[0]:.0%} of the answer.", picture)
-shares = [(worth["z", i] * change("z", i)).reshape(tokens.size, -1, config.d_head) for i in range(n_layers)]
-lesson.keep(gap=gap, error=error, heads=np.sum(shares, axis=-1), nodes=columns, edges=edges, kept=kept)
-
-# %% [markdown]
-# A graph does not say why a head looks where it looks: the patterns are held. Nor does it see what both prompts have in
-# common. `deeper/21_attribution_graph.py` asks how many parts it takes for other capitals, tests edges, meets a task
-# about which the graph is silent, and puts features of a dictionary in the place of neurons.
-
-# %% [markdown]
-# Exercise (medium, 10 minutes): Take the frozen pass of lesson 13 on the clean prompt alone, with the gates held, too.
-# Its words' shares sum to the logit difference. Which word has the largest? What does that explain?
+# Exercise (easy, 5 minutes): What fraction of the largest head's share goes straight to the logits, by no other node?
 #
-# Hint: gradient times activation at `hook_embed`, with `freeze=FREEZABLE`
+# Hint: what it writes, times what the logits read, over its share
 
 # %%
-d_logits = logit_difference(logits, answer, wrong)[1]
-_, cache, grads = model.run_with_gradients(tokens, d_logits, "hook_embed", freeze=FREEZABLE)
-by_word = (cache["hook_embed"] * grads["hook_embed"])[0].sum(axis=-1)
-lesson.answer(Token(model.to_str_tokens(tokens[0])[by_word.argmax()]))
+lesson.answer((top.write * last).sum() / top.share)
 lesson.finish()
