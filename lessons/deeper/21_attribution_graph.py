@@ -252,8 +252,8 @@ lesson.finding(
 # %% [markdown]
 # ## 6. Features
 #
-# A neuron may do several things (lesson 17). With `--dictionary FOLDER`, features share what an MLP has: those of a
-# transcoder, or of an SAE of what it writes. W_skip is a straight way past them. What they do not rebuild is an error.
+# A neuron may do several things (lesson 17). `--dictionary FOLDER` splits an MLP's share among features: of a
+# transcoder, or of an SAE of what the MLP writes. W_skip is a way past them. What they do not rebuild is an error.
 
 
 # %%
