@@ -32,9 +32,9 @@ if "{}" not in options.prompt or len({row.shape for row in rows}) > 1:
 # %% [markdown]
 # ## 1. Something that the model must know
 #
-# "The capital of France" goes on with *is*, "The capitals of France" with *are*. So at its end the model knows the
+# "The capital of France" goes on with *is*, "The capitals of France" with *are*. So at its end the model must know the
 # number of a noun that it has read before. Take sixty nouns in both forms. Probes learn from 45 of them, and all that
-# follows is measured on the other 15. The *gap* is how much more the model wants *are* after plurals.
+# follows is measured on the other 15. The *gap* is how much more the model wants *are* after plurals than singulars.
 
 # %%
 tokens = np.concatenate(rows)  # [form, pos]: sixty singulars, then their plurals
@@ -90,8 +90,8 @@ x, y = cache["resid_pre", 0][:, noun_pos].astype(float), number.astype(float)
 lesson.equal("where the loss is least, its slope is 0", x.T @ (y - x @ ridge(x, y)), 0.1 * ridge(x, y))
 
 # %% [markdown]
-# Before layer 0 only the noun itself tells. A few layers later every word does. And the last column: the control is as
-# good on the nouns that it learned from. There is room for any labels of so few words, so test a probe on new ones.
+# Before layer 0 only the noun itself tells. A few layers later every word does. The control is as good, but only on the
+# nouns that it learned from: there is room for any labels of so few words. So test a probe on new ones.
 #
 # ## 3. Take it out
 #
@@ -111,16 +111,15 @@ for row, layer in enumerate(layers):
     for column, (pos, labels) in enumerate(tasks.values()):
         (w, mean, _), stream = probe(layer, pos, labels), cache["resid_pre", layer][:, pos]
         grid[row, column] = left(layer, pos, stream - np.outer((stream - mean) @ w, w))
-picture = lesson.heatmap(grid, layers, list(tasks), "share of the gap left without w", "layer", format=".2f")
+picture = lesson.heatmap(grid, layers, list(tasks), "share of the gap left without what is read", "layer", format=".2f")
 
 # %% [markdown]
 # Is one direction too little? Take out *all* of the number: give both forms of a noun the mean of their two streams.
 
 # %%
-halves = {layer: np.split(cache["resid_pre", layer], 2) for layer in layers}  # singulars, plurals
-means = {layer: np.tile((one + many) / 2, (2, 1, 1)) for layer, (one, many) in halves.items()}  # [form, pos, d_model]
-whole = [[left(layer, pos, mean[:, pos]) for pos, _ in list(tasks.values())[:-1]] for layer, mean in means.items()]
-lesson.heatmap(whole, layers, words, "share of the gap left without all of the number", "layer", format=".2f")
+means = {at: np.tile(np.mean(np.split(cache["resid_pre", at], 2), axis=0), (2, 1, 1)) for at in layers}
+whole = [[left(at, noun_pos + i, means[at][:, noun_pos + i]) for i in range(len(words))] for at in layers]
+lesson.heatmap(whole, layers, words, "share that is left without all of the number", "layer", format=".2f")
 
 # %% [markdown]
 # ## 4. Put it in
@@ -144,7 +143,8 @@ lesson.headline(f"{text}, and the verb needs what they read at {(readable & need
 
 # %% [markdown]
 # The number is used at the noun, until something brings it to the last word. The deeper file names the head.
-#
+
+# %% [markdown]
 # Exercise (easy, 5 minutes): In the middle layer, each word after the noun can do without the number. Can all at once?
 # Which share of the gap is left?
 #
