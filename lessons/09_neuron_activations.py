@@ -106,8 +106,8 @@ best = promoted[0]
 moved = [abs(without(n)[best] - before[best]) for n in np.random.default_rng(0).permutation(len(w.W_out))[:20]]
 lesson.say(f"20 other neurons move it by {np.mean(moved):.4f} on average, and by {np.max(moved):.4f} at most.")
 lesson.headline(
-    f"Neuron {layer}.{neuron} fires at {', '.join(fires_at)} and writes {show_token(model.to_str_tokens([best])[0])}: "
-    f"without it, that falls from {before[best]:.3f} to {after[best]:.3f}.",
+    f"Neuron {layer}.{neuron} fires at {', '.join(fires_at)} and writes {show_token(model.to_str_tokens([best])[0])}. "
+    f"Without the neuron, the probability of what it writes falls from {before[best]:.3f} to {after[best]:.3f}.",
     picture,
 )
 

@@ -109,8 +109,9 @@ lesson.table(columns, caption="the ten heads with the largest loss", format=".2f
 #
 # ## 4. The circuit
 #
-# Put names to them, by what they read and write, where a name fits. These are the classes of Wang et al. (2022), with
-# one more: a head that reads S at the end and writes against it. McDougall et al. (2023) call that copy suppression.
+# Put names to them where one fits, as Wang et al. (2022) do: a name mover reads IO at the end and writes it, a negative
+# one writes against it, and S-inhibition reads S there. One class is new: an S suppressor reads S at the end and writes
+# against it, which McDougall et al. (2023) call copy suppression.
 
 # %%
 writes_so = {"name mover": direct > 0.3, "negative name mover": direct < -0.3, "S suppressor": to_s < -0.3}
@@ -133,9 +134,8 @@ lesson.headline(
 )
 
 # %% [markdown]
-# Name movers exist here, but the model does no worse without one of them. So a loss alone names no role, and a role
-# does not say that the model needs the head. Do the roles return on other templates, and is the circuit enough? Less
-# than you may hope: see `deeper/10_ioi_circuit.py`.
+# The model does no worse without one of its name movers: a role does not say that a head is needed. Do the roles return
+# on other templates, and is the circuit enough? Less than you may hope: see `deeper/10_ioi_circuit.py`.
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): What does the logit difference lose if you zero the strongest head's output

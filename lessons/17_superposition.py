@@ -55,13 +55,10 @@ def loss_and_gradients(x: Array, W: Array, b: Array) -> tuple[float, Array, Arra
     return loss, d_W, d_pre.sum(axis=0)
 
 
-# %% [markdown]
-# One check before training: nudge one number of W, and compare the change of the loss with the derivative.
-
 # %%
 rng = np.random.default_rng(0)
 W, b, x = rng.normal(size=(n, d)) * 0.3, rng.normal(size=n) * 0.1, sample(rng, 64, 0.5)
-nudge = np.zeros_like(W)
+nudge = np.zeros_like(W)  # of one number of W: the loss must change as the derivative says
 nudge[1, 0] = 1e-5
 slope = (loss_and_gradients(x, W + nudge, b)[0] - loss_and_gradients(x, W - nudge, b)[0]) / 2e-5
 lesson.equal("the derivative is the slope", loss_and_gradients(x, W, b)[1][1, 0], slope, 1e-4)
@@ -91,23 +88,20 @@ presences = [1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01]
 trained = [train(presence) for presence in lesson.progress(presences, "models")]
 lengths = np.array([np.linalg.norm(W, axis=1) for W, _, _ in trained])  # [model, n]
 stored = (lengths > 0.5).sum(axis=1)
-picture = lesson.bars([f"present {p:.0%} of the time" for p in presences], stored, "features with a direction", ".0f")
-lesson.say(f"There are {n} features and {d} dimensions. A direction counts when it is longer than 0.5.")
+names = [f"present {p:.0%} of the time" for p in presences]
+picture = lesson.bars(names, stored, "features with a direction longer than 0.5", ".0f")
 
 # %% [markdown]
 # ## 3. What it looks like
 #
 # W @ W.T has the square of each direction's length on its diagonal, and beside it how far two directions overlap. Look
-# at two of the seven: the first has only ones and zeros, a dimension for each of the features that count most. In the
-# other nearly every feature has a direction, and each overlaps with some.
+# at a model with rare features. (In the first of the seven, a few features have a dimension each: exercise 1.)
 
 # %%
-rare = trained[-2][0]
-shown = min(n, 8)
-for directions, presence in ((trained[0][0], presences[0]), (rare, presences[-2])):
-    overlaps = (directions @ directions.T)[:shown, :shown]
-    caption = f"W @ W.T, the first {shown} features, each present {presence:.0%} of the time"
-    lesson.heatmap(overlaps, caption=caption, row_axis="feature", column_axis="feature", format=".1f")
+rare, bias, _ = trained[-2]
+overlaps = (rare @ rare.T)[:8, :8]
+caption = f"W @ W.T, the first {len(overlaps)} features, each present {presences[-2]:.0%} of the time"
+lesson.heatmap(overlaps, caption=caption, row_axis="feature", column_axis="feature", format=".1f")
 
 # %% [markdown]
 # Why only then? An overlap costs when both features are present: at 2 % that is one time in 2,500. The rest is small
@@ -120,8 +114,7 @@ for directions, presence in ((trained[0][0], presences[0]), (rare, presences[-2]
 
 # %%
 answers_to = np.array([(abs(W) > 0.3).sum(axis=0).mean() for W, _, _ in trained])
-caption = "features that move one dimension, on average"
-lesson.bars([f"present {p:.0%} of the time" for p in presences], answers_to, caption, ".1f")
+lesson.bars(names, answers_to, "features that move one dimension, on average", ".1f")
 lesson.headline(
     f"By packing them in at an angle, once they are rare: of {n} features {stored[0]} have a direction when all are "
     f"always present, and {stored.max()} when they are rare, in {d} dimensions.",
@@ -129,32 +122,23 @@ lesson.headline(
 )
 
 # %% [markdown]
-# How much do relu and the bias do? Give each model one feature at a time, and sum what comes back where nothing was.
-# The control has directions of the same lengths, but random ones.
+# How much do relu and the bias do? Give the model with rare features one of them at a time, and sum what comes back
+# where nothing was. The control has directions of the same lengths, but random ones.
 
 # %%
-one, rng = np.eye(n), np.random.default_rng(2)  # each row is one feature
-
-
-def noise(W: Array, b: Array) -> tuple[float, float]:
-    """What comes back in the wrong places, per feature: from the whole model, and without relu and b."""
-    beside = 1 - one
-    return float((np.maximum(W @ W.T + b, 0) * beside).sum() / n), float((abs(W @ W.T) * beside).sum() / n)
-
-
-other = rng.normal(size=(n, d))
+beside = 1 - np.eye(n)  # all places but the right one
+other = np.random.default_rng(2).normal(size=(n, d))
 other *= np.linalg.norm(rare, axis=1, keepdims=True) / np.linalg.norm(other, axis=1, keepdims=True)
-rows = [noise(rare, trained[-2][1]), noise(other, trained[-2][1])]
-columns = {"present 2% of the time": ["trained directions", "random directions"], "noise": [row[0] for row in rows]}
-lesson.table(columns | {"without relu and b": [row[1] for row in rows]}, format=".2f")
+noise = [(np.maximum(W @ W.T + bias, 0) * beside).sum() / n for W in (rare, other)]
+bare = [(abs(W @ W.T) * beside).sum() / n for W in (rare, other)]
+columns = {"directions": ["trained", "random"], "noise for each feature": noise, "without relu and b": bare}
+lesson.table(columns, format=".2f")
+lesson.keep(lengths=lengths, stored=stored, W=rare, b=bias, answers_to=answers_to)
 
 # %% [markdown]
 # So a layer may hold more features than it has neurons. Then no single neuron is a feature, and reading them one by one
-# (lesson 9) mixes several. Whether a language model does this is not shown here: this toy has nothing but features, and
+# (lesson 9) mixes several. That a language model does so is not shown here: this toy has nothing but features, and
 # nothing in it prefers its axes, while a real neuron has a nonlinearity of its own.
-
-# %%
-lesson.keep(lengths=lengths, stored=stored, W=rare, b=trained[-2][1], answers_to=answers_to)
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): Where all features are always there, how long is the longest direction beyond the first d?
