@@ -28,10 +28,10 @@ n, d = options.features, options.dimensions
 # ## 1. The model
 #
 # A *feature* is a number between 0 and 1 that is mostly 0: each is present with a small probability. The model must
-# send all of them through few dimensions and get them back. Each feature i has a direction, the row W[i]:
+# send all of them, x, through few dimensions, h, and get them back, y. Each feature i has a direction, the row W[i]:
 #
-#     h = x @ W                      few numbers
-#     y = relu(h @ W.T + b)          the features again
+#     h = x @ W
+#     y = relu(h @ W.T + b)
 #
 # The loss is the squared error, and the features are not equally important: each counts 0.9 times the one before.
 
@@ -91,7 +91,8 @@ presences = [1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01]
 trained = [train(presence) for presence in lesson.progress(presences, "models")]
 lengths = np.array([np.linalg.norm(W, axis=1) for W, _, _ in trained])  # [model, n]
 stored = (lengths > 0.5).sum(axis=1)
-picture = lesson.bars([f"present {p:.0%} of the time" for p in presences], stored, "features with a direction", ".0f")
+often = [f"present {presence:.0%}" for presence in presences]
+picture = lesson.bars(often, stored, "features with a direction", ".0f")
 lesson.say(f"There are {n} features and {d} dimensions. A direction counts when it is longer than 0.5.")
 
 # %% [markdown]
@@ -120,8 +121,7 @@ for directions, presence in ((trained[0][0], presences[0]), (rare, presences[-2]
 
 # %%
 answers_to = np.array([(abs(W) > 0.3).sum(axis=0).mean() for W, _, _ in trained])
-caption = "features that move one dimension, on average"
-lesson.bars([f"present {p:.0%} of the time" for p in presences], answers_to, caption, ".1f")
+lesson.bars(often, answers_to, "features that move one dimension, on average", ".1f")
 lesson.headline(
     f"By packing them in at an angle, once they are rare: of {n} features {stored[0]} have a direction when all are "
     f"always present, and {stored.max()} when they are rare, in {d} dimensions.",
