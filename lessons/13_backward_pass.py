@@ -97,11 +97,12 @@ lesson.equal(f"a nudge at any of {len(moves)} points moves the difference as its
 
 # %%
 POINTS = [f"blocks.{i}.hook_{part}_out" for i in range(n_layers) for part in ("attn", "mlp")]
+LABELS = [f"{part} {i}" for i in range(n_layers) for part in ("attention", "MLP")]
 at_last = np.arange(tokens.size)[:, None] == tokens.size - 1  # [pos, 1]
 slope = np.array([(grads[point] * cache[point])[0, -1].sum() for point in ("hook_embed", *POINTS)])
 effect = np.array([whole - difference([add(x, -cache[x] * at_last)], i // 2) for i, x in enumerate(POINTS)])
-columns = {"component": POINTS, "gradient x activation": slope[1:], "removal costs": effect}
-caption = f"the six largest effects; gradient x activation of all, embedding included, sums to {slope.sum():+.2f}"
+columns = {"component": LABELS, "slope": slope[1:], "removal costs": effect}
+caption = f"the six largest effects; the slopes of all, embedding included, sum to {slope.sum():+.2f}"
 lesson.table(columns, np.argsort(-abs(effect))[:6], caption, "+.2f")
 
 # %% [markdown]
@@ -120,9 +121,9 @@ held = [(point, lambda value, hook: cache[hook.name]) for point in cache if poin
 curves = {"the model": [difference([hook]) for hook in down]}
 curves["the gradient"] = [whole - (1 - dose) * float(slope[1 + worst]) for dose in doses]
 curves["patterns held"] = [difference([hook, *held]) for hook in down]
-picture = lesson.lines(doses, curves, f"{name} turned down: the difference", "dose", format="+.2f")
-text = f"A small change is no removal: the gradient gives {name} {slope[1 + worst]:+.2f}, and without it the"
-lesson.headline(f"{text} difference falls by {effect[worst]:+.2f}, from {whole:+.2f}.", picture)
+picture = lesson.lines(doses, curves, f"the difference with {LABELS[worst]} turned down", "dose", format="+.2f")
+text = f"A small change is no removal: the gradient gives {LABELS[worst]} {slope[1 + worst]:+.2f}, and without it"
+lesson.headline(f"{text} the difference falls by {effect[worst]:+.2f}, from {whole:+.2f}.", picture)
 
 # %% [markdown]
 # A held curve that stays up says: here it acts through softmaxes. (On other prompts it need not: see the deeper file.)

@@ -136,7 +136,7 @@ for share in (0.125, 0.375, 0.625, 0.875):
     mixed.append(guess("z", layer, between)[-1, head])
 lesson.say(f"Four gradients: {', '.join(f'{x:.2f}' for x in mixed)}. Their mean is {np.mean(mixed):.2f}.")
 text = f"One backward pass guesses {patches.size} patches, rank correlation {rank:.2f}. Head {layer}.{head} moves the"
-lesson.headline(f"{text} answer {curves['nothing held'][-1]:.0%} back, and it says {back[layer, head]:.0%}.", picture)
+lesson.headline(f"{text} answer {curves['nothing held'][-1]:.0%} back; the guess is {back[layer, head]:.0%}.", picture)
 lesson.keep(patches=patches, guesses=guesses, heads=there, back=back, head=[layer, head], curves=curves, mixed=mixed)
 
 # %% [markdown]

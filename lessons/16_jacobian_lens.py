@@ -127,7 +127,7 @@ right = [{name: np.mean(says(x) == answers) for name, x in readings(i, held_out[
 shares = {name: [row[name] for row in right] for name in right[0]}
 columns = {"before": [layers[i] for i in shown], **shares}
 lesson.table(columns, caption=f"share of {answers.size} places where a lens names the model's token", format=".2f")
-first = {name: show_token(word) for name, word in words[1].items()}
+first = {name: f'"{show_token(word)}"' for name, word in words[1].items()}
 lesson.headline(
     f"Before layer {layers[1]}, the Jacobian lens reads {first['Jacobian']} where the logit lens reads "
     f"{first['logit lens']}, and the model will say {said}. In other text it names the model's token at "

@@ -88,7 +88,7 @@ presences = [1.0, 0.5, 0.3, 0.1, 0.05, 0.02, 0.01]
 trained = [train(presence) for presence in lesson.progress(presences, "models")]
 lengths = np.array([np.linalg.norm(W, axis=1) for W, _, _ in trained])  # [model, n]
 stored = (lengths > 0.5).sum(axis=1)
-names = [f"present {p:.0%} of the time" for p in presences]
+names = [f"present {p:.0%}" for p in presences]
 picture = lesson.bars(names, stored, "features with a direction longer than 0.5", ".0f")
 
 # %% [markdown]
