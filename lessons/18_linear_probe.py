@@ -138,7 +138,7 @@ for pos, labels in tasks.values():
 columns = {"added at": list(tasks), "share of the gap": moved, options.prompt.replace("{}", nouns[-1][0]): says}
 lesson.table(columns, caption=f"the probe's direction, added before layer {middle}", format=".2f")
 readable, needed = np.array([accuracy[word] >= 0.9 for word in words]).T, grid[:, : len(words)] < 0.5
-text = f"Often not. Probes read the number of new nouns at {readable.sum()} of {readable.size} places"
+text = f"A probe cannot tell. Probes read the number of new nouns at {readable.sum()} of {readable.size} places"
 lesson.headline(f"{text}, and the verb needs what they read at {(readable & needed).sum()} of them.", picture)
 
 # %% [markdown]

@@ -121,9 +121,13 @@ def better(a: str, b: str, question: str) -> stats.Estimate:
     return stats.mean_difference(tests[a][:, i], tests[b][:, i])
 
 
-for kind in ("neuron", "untrained", "random direction"):
+for kind, name in (
+    ("neuron", "a neuron"),
+    ("untrained", "an untrained feature"),
+    ("random direction", "a random direction"),
+):
     lesson.finding(
-        f"At its strongest places, a feature's card is right more often than that of a control: {kind}.",
+        f"At its strongest places, a feature's card is right more often than that of {name}.",
         better("feature", kind, "similar, strongest"),
         control=f"by the token alone {better('feature', kind, 'token, strongest'):.2f}",
     )
@@ -219,7 +223,8 @@ def train(x: Array, y: Array, n: int, k: int = k, seed: int = 0) -> tuple[Array,
 
 def as_sae(n: int, k: int, seed: int = 0) -> Dictionary:
     center = rows.mean(axis=0)
-    W_enc, b_enc, W_dec = train(rows - center, rows - center, n, k, seed)
+    x = rows - center
+    W_enc, b_enc, W_dec = train(x, x, n, k, seed)
     return Dictionary(stream, (stream,), W_enc.T, b_enc, W_dec, center, b_in=center, k=k)
 
 
@@ -230,13 +235,13 @@ matches = {"cosine": sae.W_dec @ second.W_dec.T, "signs by lot": sae.W_dec @ fli
 matches |= {"correlation": own_f.T @ other_f, "another place": own_f.T @ np.roll(other_f, 200, axis=0)}
 best = {name: table.max(axis=1) for name, table in matches.items()}
 bars = (0.5, 0.7, 0.9)
-columns = {"above": bars} | {name: [(values > bar).mean() for bar in bars] for name, values in best.items()}
-lesson.table(columns, caption="share of the features that have such a partner in the second training", format=".2f")
+found = {name: [(values > bar).mean() for bar in bars] for name, values in best.items()}
+lesson.table({"above": bars} | found, caption="share of the features with such a partner in the second", format=".2f")
 lesson.finding(
     "At least half of the features come back in a second training, with a cosine above 0.7.",
     stats.mean(best["cosine"] > 0.7),
     0.5,
-    control=f"signs by lot: {(best['signs by lot'] > 0.7).mean():.2f}",
+    control=f"signs by lot: {found['signs by lot'][1]:.2f}",
 )
 
 # %% [markdown]
@@ -288,12 +293,12 @@ lesson.finding(
     format=".3f",
 )
 
-feature, other, again = right["feature"], right["random direction"], (best["cosine"] > 0.7).mean()
+feature, other, again = right["feature"], right["random direction"], found["cosine"][1]
 lesson.headline(
     f"Of two places, a card tells a feature's strongest in {feature[2]:.0%} of the cases (a random direction's: "
     f"{other[2]:.0%}), any where it fires in {feature[5]:.0%} ({other[5]:.0%}). A second training finds {again:.0%} of "
     "the features again.",
     picture,
 )
-lesson.keep(tests=tests, best=best, loss=loss)
+lesson.keep(right=right, found=found, loss=loss)
 lesson.finish()
