@@ -53,6 +53,7 @@ def _load() -> Kernel | None:
     except OSError:
         return None
     kernel.argtypes = [ctypes.c_uint32] * 6
+    kernel.restype = None
     return kernel
 
 
