@@ -59,8 +59,8 @@ lesson.say(f"The verb is right after {right.sum()} of {right.size} forms. The ga
 #
 # A linear probe is a direction w: along it, plurals are to be at 1 and singulars at -1. Ridge regression has a closed
 # form for the w with the least squared error and a small price on its length. Take the noun and each word after it,
-# before every fourth layer. A probe *reads* the number where it is right about 90 % of the new forms. The *control
-# task* has nothing to find: is the noun on an odd line of the file?
+# before every fourth layer. A probe *reads* the number where it gets 90 % of the new forms right. The *control task*
+# has nothing to find: is the noun on an odd line of the file?
 
 
 # %%

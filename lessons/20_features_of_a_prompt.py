@@ -14,6 +14,7 @@ Paper: Marks et al. 2024, Sparse Feature Circuits, https://arxiv.org/abs/2403.19
 # %% Set-up
 from tinymi import load_dictionary
 from tinymi.arrays import Array
+from tinymi.errors import InputError
 from tinymi.ops import softmax
 from tinymi.teaching import Lesson, Token, show_token
 
@@ -28,6 +29,8 @@ options = lesson.start()
 model = lesson.load_model()
 sae = dictionary(model) if options.dictionary is None else load_dictionary(options.dictionary, model)
 layer = int(sae.reads.split(".")[1]) + sae.reads.endswith("post")  # the layer that reads this stream
+if min(model.to_tokens(text).size for text in (options.prompt, options.other)) < 2:
+    raise InputError("--prompt and --other: one has a single token; give two or more, for the first is left out")
 
 # %% [markdown]
 # ## 1. A stream is a constant, a few features, and an error

@@ -15,6 +15,7 @@ https://transformer-circuits.pub/2025/attribution-graphs/biology.html
 
 # %% Set-up
 from tinymi.arrays import Array
+from tinymi.errors import InputError
 from tinymi.ops import softmax
 from tinymi.teaching import Lesson, Token, prompts
 
@@ -23,6 +24,8 @@ import numpy as np
 lesson = Lesson(__doc__)
 lesson.option("--line", default="There is so much we cannot", help="how the last line of each poem begins")
 options = lesson.start()
+if not options.line.strip() or "\n" in options.line:
+    raise InputError(f"--line: {options.line!r}; give the beginning of one line")
 model = lesson.load_model()
 
 # %% [markdown]

@@ -38,6 +38,8 @@ lesson.option("--inject", default="14:13043", help="its features to inject, laye
 lesson.option("--word", default=" that", help="the word that the injected features stand for: one token")
 lesson.option("--strength", type=float, default=10.0, help="how often each feature's decoder row is added")
 options = lesson.start()
+if not options.line.strip() or "\n" in options.line:
+    raise InputError(f"--line: {options.line!r}; give the beginning of one line")
 model = lesson.load_model()
 n_layers = model.config.n_layers
 
