@@ -363,7 +363,7 @@ CHANGING = (
         "steering",
         "Adding a direction to the residual stream while the model writes, to change what it writes. The dose has a "
         "price: too far from what the model knows, the text falls apart.",
-        ("11",),
+        ("11", "20", "22"),
         "Turner et al. 2023, Activation Addition, https://arxiv.org/abs/2308.10248; "
         "Rimsky et al. 2023, Steering Llama 2 via Contrastive Activation Addition, https://arxiv.org/abs/2312.06681",
     ),
@@ -455,7 +455,7 @@ KNOWN_PARTS = (
         "sparse autoencoder",
         "Two matrices that write a value of the model as its mean plus a sum of few directions out of many, the "
         "features. They are trained to lose little of the value; nothing in the training asks for meaning.",
-        ("19",),
+        ("19", "20"),
         "Bricken et al. 2023, Towards Monosemanticity, "
         "https://transformer-circuits.pub/2023/monosemantic-features/index.html; "
         "Gao et al. 2024, Scaling and Evaluating Sparse Autoencoders, https://arxiv.org/abs/2406.04093",
