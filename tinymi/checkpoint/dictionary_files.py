@@ -279,7 +279,7 @@ def _sparsify(reader: _Reader, config: Mapping[str, Any], name: str) -> Dictiona
     if transcode:
         if module != ".mlp":
             raise ConfigError(f"{reader.path}: transcode of {name}, but only an MLP's is implemented")
-        reads, norm_weight = f"blocks.{layer}.ln2.hook_normalized", reader.model.weights.blocks[layer].ln2
+        reads, norm_weight = reader.input(f"blocks.{layer}.mlp.hook_in")
     n, d = reader.n_features("encoder.bias"), reader.width(writes)
     skip = bool(config.get("skip_connection"))
     reader.check_names(["encoder.weight", "encoder.bias", "W_dec", "b_dec", *(["W_skip"] if skip else [])])
@@ -404,15 +404,14 @@ def save_dictionary(dictionary: Dictionary, folder: str | os.PathLike[str]) -> N
         "W_dec": dictionary.W_dec,
         "b_dec": dictionary.b_dec,
     }
-    names = ["transcoder"] if transcodes else []
     if dictionary.W_skip is not None:
-        names.insert(0, "skip")
         tensors["W_skip"] = (dictionary.W_skip * weight).T
     if dictionary.threshold is not None:
-        names.insert(0, "jumprelu")
         tensors["threshold"] = dictionary.threshold
+    parts = {"jumprelu": "threshold" in tensors, "skip": "W_skip" in tensors, "transcoder": transcodes}
+    parts["topk"] = dictionary.k is not None
     config: dict[str, Any] = {
-        "architecture": "_".join(names) or "standard",
+        "architecture": "_".join(name for name, applies in parts.items() if applies) or "standard",
         "d_in": tensors["W_enc"].shape[0],
         "d_sae": dictionary.n_features,
         "dtype": str(dictionary.b_enc.dtype),
@@ -426,7 +425,7 @@ def save_dictionary(dictionary: Dictionary, folder: str | os.PathLike[str]) -> N
         config["d_out"] = tensors["W_dec"].shape[1]
         config["metadata"]["hook_name_out"] = dictionary.writes[0]
     if dictionary.k is not None:
-        config |= {"architecture": "topk", "k": dictionary.k, "rescale_acts_by_decoder_norm": False}
+        config |= {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     shapes = {name: values.shape for name, values in tensors.items()}
