@@ -156,8 +156,8 @@ class Lesson(Pictures):
             return run.model, run.where
         folder = folder_for(self._values.model)
         model = run.model if run is not None else None
-        where = provenance(self._values.model, folder)
-        return model or load(folder, weights=self._values.weights), where
+        model = model or load(folder, weights=self._values.weights)
+        return model, provenance(self._values.model, folder)
 
     def token(self, text: str, prompt: str | None = None) -> int:
         """The id of an answer that is one token, such as " Paris". Raises InputError.
