@@ -29,10 +29,13 @@ from tinymi.errors import (
 )
 from tinymi.generation import KeyValueCache
 from tinymi.hooks import POINTS, ActivationCache, HookPoint, Point, get_act_name
+from tinymi.machine import products
 from tinymi.run import Model
 from tinymi.tokenizer import Tokenizer
 from tinymi.version import __version__
 from tinymi.weights import BlockWeights, HeadWeights, Weights
+
+products.fast_in_browser()
 
 __all__ = [
     "POINTS",

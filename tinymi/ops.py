@@ -8,7 +8,6 @@ import math
 
 from tinymi.arrays import Array, Tokens
 from tinymi.config import Config
-from tinymi.machine.products import matmul
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ def linear(x: Array, W: Array, b: Array | None = None) -> Array:
     """x @ W + b, for x [..., d_in] and W [d_in, d_out]."""
     rows = x.reshape(-1, x.shape[-1])  # one large matmul: 1.5 times as fast at 8 x 16 tokens as one per prompt
     # rows @ W turned round, so that W.T comes first as the file stores it: 1.3 times as fast at 6 to 14 tokens.
-    y: Array = matmul(W.T, rows.T).T.reshape(*x.shape[:-1], -1)
+    y: Array = (W.T @ rows.T).T.reshape(*x.shape[:-1], -1)
     return y if b is None else y + b
 
 
@@ -102,7 +101,7 @@ def rope(x: Array, cos: Array, sin: Array) -> Array:
 def linear_back(d_y: Array, W: Array) -> Array:
     """Back through `linear`: x[i] reaches y[j] with the weight W[i, j]."""
     rows = d_y.reshape(-1, d_y.shape[-1])  # W.T lies as the file stores it: rows first, 1.4 times as fast at 14 rows
-    d_x: Array = matmul(rows, W.T).reshape(*d_y.shape[:-1], -1)
+    d_x: Array = (rows @ W.T).reshape(*d_y.shape[:-1], -1)
     return d_x
 
 

@@ -1,13 +1,14 @@
 """The matrix product of a browser's tab: assembled from its source, and run by another WebAssembly machine."""
 
 import ctypes
+from collections.abc import Iterator
+from pathlib import Path
 
 import tinymi
 from tests.variants import error
 from tinymi.arrays import Array
 from tinymi.machine import products
-from tinymi.machine.products import CODE, Kernel, matmul
-from tinymi.teaching.watch import watch
+from tinymi.machine.products import CODE, Kernel, product
 
 import numpy as np
 import pytest
@@ -38,8 +39,8 @@ def kernel() -> Kernel:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """As in a browser's tab; the sizes of each call of the kernel."""
+def calls() -> Iterator[list[tuple[int, ...]]]:
+    """NumPy multiplies as in a browser's tab; the sizes of each call of the kernel."""
     sizes: list[tuple[int, ...]] = []
     real = kernel()
 
@@ -47,8 +48,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         sizes.append(rest)
         real(weights, rows, out, *rest)
 
-    monkeypatch.setattr(products, "_kernel", counted)
-    return sizes
+    undo = products.use(counted)
+    yield sizes
+    undo()
 
 
 def random(*shape: int) -> Array:
@@ -56,62 +58,111 @@ def random(*shape: int) -> Array:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 17])
-@pytest.mark.parametrize(("n_out", "n_in"), [(64, 4), (66, 576), (192, 36)])
-def test_products(n_out: int, n_in: int, n: int, calls: list[tuple[int, ...]]) -> None:
-    left = random(n_out, n_in)
-    for right in (random(n_in, n), random(n, n_in).T, random(n, 2 * n_in)[:, ::2].T):
-        found = matmul(left, right)
-        assert found.shape == (n_out, n)
-        assert error(found, left.astype(np.float64) @ right) < 1e-6
-    assert calls == [(n_out, n + n % 2, n_in)] * 3
+@pytest.mark.parametrize(("n_out", "n_in"), [(64, 4), (66, 576), (193, 35)])
+def test_the_kernel(n_out: int, n_in: int, n: int) -> None:
+    for left in (random(n_out, n_in), random(n_in, n_out).T):
+        for right in (random(n_in, n), random(n, n_in).T, random(n, 2 * n_in)[:, ::2].T):
+            expected = left.astype(np.float64) @ right
+            assert error(product(left, right, kernel()), expected) < 1e-6
+            assert error(product(right.T, left.T, kernel()), expected.T) < 1e-6
 
 
-def test_what_is_not_a_number_stays_so(calls: list[tuple[int, ...]]) -> None:
-    left, right = random(64, 8), random(8, 3)
-    left[5, 2], right[1, 2] = np.inf, np.nan
-    found = matmul(left, right)
-    with np.errstate(invalid="ignore"):
-        assert np.array_equal(np.isfinite(found), np.isfinite(left @ right))
+def apart(x: Array) -> Array:
+    """The same numbers, with others between them."""
+    wide = random(x.shape[0], 2 * x.shape[1])
+    wide[:, ::2] = x
+    return wide[:, ::2]
+
+
+LARGE = [
+    (random(64, 36), random(36, 60)),
+    (random(60, 36).T, random(60, 64)),
+    (random(1, 400), random(300, 400).T),
+    (random(300, 401), random(401)),
+    (random(401), random(300, 401).T),
+    (random(5, 40, 64), random(64, 72)),
+    (random(40, 64), random(5, 64, 72)),
+    (random(2, 1, 40, 64), random(3, 64, 72)),
+    (random(72, 5, 40).transpose(1, 2, 0), random(72, 64)),
+    (apart(random(50, 70)), apart(random(70, 50))),
+    (apart(random(50, 70)).T, apart(random(50, 70))),
+    (np.broadcast_to(random(70), (50, 70)), random(70, 50)),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), LARGE)
+def test_numpy_multiplies_with_it(left: Array, right: Array, calls: list[tuple[int, ...]]) -> None:
+    expected = np.matmul(left.astype(np.float64), right.astype(np.float64))
+    found = left @ right
     assert calls
+    assert found.shape == expected.shape
+    assert found.dtype == np.float32
+    assert error(found, expected) < 1e-6
+    out = np.full((*expected.shape, 2), np.nan, np.float32)[..., 0]  # with others between its numbers
+    assert np.matmul(left, right, out=out) is out
+    assert np.array_equal(out, found)
 
 
-@pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        (random(65, 8), random(8, 2)),
-        (random(64, 6), random(6, 2)),
-        (random(6, 64), random(64, 8)),
-        (random(8, 64).T, random(8, 2)),
-        (random(64, 8)[::2], random(8, 2)),
-        (random(64, 8).astype(np.float64), random(8, 2)),
-        (random(64, 8), random(8, 0)),
-        (random(64, 0), random(0, 2)),
-    ],
-)
-def test_what_does_not_fit_is_left_to_numpy(left: Array, right: Array, calls: list[tuple[int, ...]]) -> None:
-    assert np.allclose(matmul(left, right), np.matmul(left, right), rtol=1e-5, atol=1e-5)
-    assert matmul(left, right).dtype == np.matmul(left, right).dtype
+SMALL = [
+    (random(6, 64), random(64, 8)),
+    (random(9, 6, 64), random(9, 64, 6)),
+    (random(400, 300).T, random(400)),  # few rows, and the matrix would have to be copied
+    (random(64, 36)[::-1], random(36, 60)),
+    (random(64, 36).astype(np.float64), random(36, 60)),
+    (random(64, 0), random(0, 60)),
+    (random(0, 36), random(36, 60)),
+]
+
+
+@pytest.mark.parametrize(("left", "right"), SMALL)
+def test_what_does_not_pay_is_left_to_numpy(left: Array, right: Array, calls: list[tuple[int, ...]]) -> None:
+    expected = np.einsum("...ij,...jk->...ik", left, right) if right.ndim > 1 else np.einsum("ij,j->i", left, right)
+    assert np.allclose(left @ right, expected, rtol=1e-4, atol=1e-4)
+    assert (left @ right).dtype == expected.dtype
     assert not calls
 
 
-def test_a_model_computes_the_same(tiny_model: tinymi.Model, calls: list[tuple[int, ...]]) -> None:
-    tokens = np.arange(14).reshape(2, 7)
-    d_logits = random(2, 7, tiny_model.config.d_vocab)
+def test_an_array_may_be_multiplied_into_itself(calls: list[tuple[int, ...]]) -> None:
+    x, y = random(64, 64), random(64, 64)
+    expected = x @ y
+    np.matmul(x, y, out=x)
+    assert np.array_equal(x, expected)
+    assert calls
+
+
+def test_what_is_not_a_number_stays_so(calls: list[tuple[int, ...]]) -> None:
+    left, right = random(64, 80), random(80, 30)
+    left[5, 2], right[1, 2] = np.inf, np.nan
+    found = left @ right
+    assert calls
+    with np.errstate(invalid="ignore"):
+        assert np.array_equal(np.isfinite(found), np.isfinite(left.astype(np.float64) @ right))
+
+
+def test_a_lack_of_memory_costs_no_product(calls: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(x: Array) -> Array:
+        raise MemoryError
+
+    monkeypatch.setattr(products, "_padded", full)
+    left, right = random(5, 64, 80), random(80, 30)
+    assert error(left @ right, np.matmul(left.astype(np.float64), right)) < 1e-6
+    assert not calls
+
+
+def test_it_can_be_undone() -> None:
+    sizes: list[tuple[int, ...]] = []
+    products.use(lambda *rest: sizes.append(rest))()
+    assert np.isfinite(random(64, 80) @ random(80, 30)).all()
+    assert not sizes
+
+
+def test_a_model_computes_the_same(tiny_model: tinymi.Model, tiny_folder: Path, calls: list[tuple[int, ...]]) -> None:
+    """As in float64, which is left to NumPy."""
+    tokens = np.arange(140).reshape(10, 14)
+    d_logits = random(10, 14, tiny_model.config.d_vocab)
     found, _, gradients = tiny_model.run_with_gradients(tokens, d_logits)
     assert calls
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "_kernel", None)
-        expected, _, reference = tiny_model.run_with_gradients(tokens, d_logits)
+    exact = tinymi.load(tiny_folder, dtype=np.float64)
+    expected, _, reference = exact.run_with_gradients(tokens, d_logits)
     assert error(found, expected) < 1e-5
     assert error(gradients["blocks.0.hook_resid_pre"], reference["blocks.0.hook_resid_pre"]) < 1e-5
-
-
-def test_a_run_is_watched(tiny_model: tinymi.Model, calls: list[tuple[int, ...]]) -> None:
-    """Every product is seen, as elsewhere."""
-    tokens = np.arange(7)[None]
-    seen = {name: step.matmuls for name, step in watch(tiny_model, tokens).items()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "_kernel", None)
-        expected = {name: step.matmuls for name, step in watch(tiny_model, tokens).items()}
-    assert seen == expected
-    assert seen["unembed.hook_out"]
