@@ -38,11 +38,15 @@ for prompt in {PROMPTS!r}:
     for text, token, probability in model.top_tokens(model(prompt), {LENGTH}):
         print(f"{{token}}={{probability:.6f}}", end=" ")
 """
-KEPT = "async () => (await (await caches.open(location.href)).keys()).map(({ url }) => url)"
+KEPT = "async () => (await (await caches.open(new URL('./', location.href).href)).keys()).map(({ url }) => url)"
 PATIENCE = 120_000  # milliseconds
 
 
-class Quiet(SimpleHTTPRequestHandler):
+class Plain(SimpleHTTPRequestHandler):
+    """A server that knows few types."""
+
+    extensions_map = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", "": "text/plain"}  # noqa: RUF012
+
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
 
@@ -145,6 +149,7 @@ def cancel(page: Page, expected: list[list[tuple[int, float]]]) -> Iterator[str]
     frame.locator(".run button").click()
     if "Cancelled" not in frame.locator(".run output").inner_text():
         yield "a run cannot be cancelled"
+    page.locator("#told", has_text=re.compile("Starting|Reading")).wait_for(timeout=PATIENCE)
     runs(page)
     if "while True: pass" not in frame.locator("main").inner_text():
         yield "the changed cell is lost"
@@ -239,7 +244,7 @@ def main(site: Path, axe: Path) -> int:
     expected = [likeliest(model, prompt) for prompt in PROMPTS]
     problems: list[str] = []
     os.environ["PW_EXPERIMENTAL_SERVICE_WORKER_NETWORK_EVENTS"] = "1"  # what it asks for is told, too
-    with sync_playwright() as playwright, serving(partial(Quiet, directory=site)) as server:
+    with sync_playwright() as playwright, serving(partial(Plain, directory=site)) as server:
         home = f"http://127.0.0.1:{server.server_port}/browser/"
         browser = playwright.chromium.launch(
             executable_path=chromium(),
@@ -253,7 +258,7 @@ def main(site: Path, axe: Path) -> int:
         page.add_init_script(path=axe)
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("console", lambda message: problems.append(f"console: {message.text}"))
-        page.goto(home)
+        page.goto(f"{home}index.html")
         page.locator("#load:not([disabled])").wait_for()
         problems += visit(page, BEFORE, expected)
         server.shutdown()

@@ -21,6 +21,7 @@ import pytest
 
 PROMPT = 'a <b> "c" \u202e\u05d0 \U0001f600'
 LESSON = "00_quick_start"
+SLOW = "10_ioi_circuit"
 
 
 class Posted(list[tuple[Any, ...]]):
@@ -48,14 +49,19 @@ def lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def site_of(model: tinymi.Model, changed: dict[str, str] | None = None, post: Posted | None = None) -> worker.Site:
+def site_of(
+    model: tinymi.Model,
+    changed: dict[str, str] | None = None,
+    post: Posted | None = None,
+    pages: tuple[str, ...] = (),
+) -> worker.Site:
     runs = worker.Runs(model, "tiny.gguf", Provenance("tiny.gguf", "F32", chat=False))
-    return worker.Site(runs, {"01_tour"}, changed or {}, Posted() if post is None else post)
+    return worker.Site(runs, pages, changed or {}, Posted() if post is None else post)
 
 
 @pytest.fixture
 def site(tiny_model: tinymi.Model, lessons: Path) -> worker.Site:
-    return site_of(tiny_model)
+    return site_of(tiny_model, pages=(LESSON, SLOW))
 
 
 def answer(site: worker.Site, target: str, **fields: str) -> Posted:
@@ -121,9 +127,14 @@ def test_progress_is_told(site: worker.Site) -> None:
     assert any(" of " in event for event in events if event.startswith("event: running"))
 
 
-def test_only_where_there_is_a_static_page_it_is_offered(site: worker.Site) -> None:
-    assert 'href="../../01_tour.html"' in answer(site, "/01_tour.html").text
+def test_a_lesson_that_takes_long_says_so_and_offers_its_page(site: worker.Site) -> None:
+    page = answer(site, f"/{SLOW}.html").text
+    assert f"{worker.SLOW[SLOW]} seconds in a browser" in page
+    assert f'href="../../{SLOW}.html"' in page
     assert "Its page" not in answer(site, f"/{LESSON}.html").text
+    assert worker.SLOW.keys() <= {one.name for one in site.lessons}
+    site = site_of(site.runs.model)  # a site that was made of a few lessons
+    assert "Its page" not in answer(site, f"/{SLOW}.html").text
 
 
 # --- changes -----------------------------------------------------------------------------------------------------
@@ -167,6 +178,27 @@ def test_a_change_outlives_its_worker(tiny_model: tinymi.Model, lessons: Path) -
     assert told == "event: problem\ndata: ValueError in `raise ValueError('mine')`: mine\n\n"
     answer(site, f"/cells/{LESSON}", reset="1")
     assert answer(site, f"/events/{LESSON}").text == "event: done\ndata: \n\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "says"),
+    [
+        ("print(tokens", "SyntaxError in `print(tokens`: '(' was never closed"),
+        ("tokens.nothing()", "AttributeError in `tokens.nothing()`: "),
+        ("raise SystemExit(3)", "SystemExit in `raise SystemExit(3)`: 3"),
+        ("import nothing", "ModuleNotFoundError in `import nothing`: No module named 'nothing'"),
+        ("model.to_tokens('')", "prompt '': has no tokens; give at least one character"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(site: worker.Site, new: str, says: str) -> None:
+    answer(site, f"/cells/{LESSON}", old=OLD, new=new)
+    assert answer(site, f"/events/{LESSON}").text.startswith(f"event: problem\ndata: {says}")
+
+
+def test_a_file_may_end_too_early(site: worker.Site, lessons: Path) -> None:
+    path = lessons / f"{LESSON}.py"
+    path.write_text("for x in y:")
+    assert answer(site, f"/events/{LESSON}").text.startswith("event: problem\ndata: IndentationError")
 
 
 @pytest.mark.parametrize("old", ["no such code", "model", ""])

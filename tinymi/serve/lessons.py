@@ -176,11 +176,12 @@ def execute(run: Run) -> str:
         return str(error)
     except CancelledError:
         return "cancelled"
-    except Exception as error:  # a bug in a lesson ends that lesson alone
+    except (Exception, SystemExit) as error:  # a bug in a lesson ends that lesson alone
         return one_line(f"{type(error).__name__}{_place(run.path, line_of(error, run.path))}: {error}")
     return ""
 
 
 def _place(path: Path, line: int | None) -> str:
     """The line of the lesson that ended it, as it reads."""
-    return "" if line is None else f" in `{path.read_text('utf-8').splitlines()[line - 1].strip()}`"
+    lines = [] if line is None else path.read_text("utf-8").splitlines()[line - 1 : line]
+    return "".join(f" in `{text.strip()}`" for text in lines)

@@ -36,8 +36,12 @@ class Site:
         self.pages = routes(self.lessons)
 
     def extras(self, one: Built) -> dict[str, Any]:
-        """What the page of a lesson has where its code can be changed. cells: the address that takes a change."""
-        return {"cells": "", "is_changed": False, "page": "", "slower": 1}
+        """What the page of a lesson has in a browser's tab.
+
+        cells: the address that takes changes of its code. is_changed: whether there are any. slower: how long it takes
+        there. page: what it says, where that is too long to wait.
+        """
+        return {"cells": "", "is_changed": False, "slower": "", "page": ""}
 
 
 class Handler(ABC):

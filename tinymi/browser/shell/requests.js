@@ -17,6 +17,7 @@ export function start(given, listeners) {
   worker?.terminate();
   end();
   ready = false;
+  told.tell("Starting Python");
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => heard[data.kind](data);
   worker.onerror = (event) => told.failed(event.message ?? "Python cannot be started here");

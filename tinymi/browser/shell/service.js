@@ -46,12 +46,13 @@ async function file(request, path) {
     const found = await cache.match(request, { ignoreSearch: !path.includes("?") });
     return found ? guarded(found) : fetch(request);
   }
+  const name = path.replace(/#.*/s, "").replace(/^index\.html$/, "");
   try {
     const response = await fetch(request, { cache: "no-cache" });
-    if (response.ok && SHELL.includes(path)) await cache.put(request, response.clone());
+    if (response.ok && SHELL.includes(name)) await cache.put(here + name, response.clone());
     return guarded(response);
   } catch {
-    const found = await cache.match(request);
+    const found = await cache.match(here + name); // there is no network
     return found ? guarded(found) : Response.error();
   }
 }

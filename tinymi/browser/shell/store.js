@@ -2,6 +2,7 @@
 
 const cache = globalThis.caches?.open(new URL("./", location.href.split("#")[0]).href);
 const key = (file) => `${file.name}?${file.sha256}`;
+const TYPES = { js: "text/javascript", mjs: "text/javascript", wasm: "application/wasm" }; // not every server knows them
 
 export async function missing(files) {
   const kept = await Promise.all(files.map(async (file) => (await cache).match(key(file))));
@@ -32,7 +33,7 @@ async function fetchOne(file, tell) {
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await blob.arrayBuffer()));
   const hash = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   if (hash !== file.sha256) throw new Error(`${file.name}: is not the file that belongs to this page`);
-  const headers = { "Content-Type": response.headers.get("Content-Type") ?? "" };
+  const headers = { "Content-Type": TYPES[file.name.split(".").at(-1)] ?? "application/octet-stream" };
   await (await cache).put(key(file), new Response(blob, { headers }));
 }
 

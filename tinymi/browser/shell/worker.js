@@ -15,7 +15,6 @@ onmessage = async ({ data }) => {
 };
 
 async function start({ files, path, source, pages, changed }) {
-  post("told", "Starting Python");
   const pyodide = await loadPyodide({
     indexURL: new URL("pyodide/", location.href).href,
     packages: ["tinymi"],
