@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from pydoc_data import topics
 from typing import NamedTuple
 
 from tinymi import Dictionary, Model, load_dictionary, save_dictionary
 from tinymi.arrays import Array, Tokens
 from tinymi.checkpoint import downloads
+from tinymi.errors import SourceError
 from tinymi.teaching import Lesson, catalogue, show_token
 from tinymi.teaching.running import run_lesson
 
@@ -72,7 +72,11 @@ class Training(NamedTuple):
 
 
 def windows(model: Model) -> tuple[Tokens, Tokens, Tokens]:
-    """Token ids [window, pos]: to train on, and two sets from other documents."""
+    """Token ids [window, pos]: to train on, and two sets from other documents. Raises SourceError."""
+    try:
+        from pydoc_data import topics
+    except ModuleNotFoundError:
+        raise SourceError("Python's documentation, the text of lesson 19: a browser's Python has none") from None
     texts = [text for _, text in sorted(topics.topics.items())]
     texts += [inspect.getsource(import_module(name)) for name in MODULES.split()]
     length = min(WINDOW, model.config.n_ctx)

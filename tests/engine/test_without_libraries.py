@@ -13,17 +13,21 @@ from typing import Any
 import tinymi
 from tests.checkpoint.gguf_files import bpe_metadata, save_pair, sentencepiece_metadata
 from tests.running import ROOT
+from tinymi.teaching.catalogue import all_lessons
 
 import pytest
 
 PACKAGES = ("numpy", "gguf", "yaml", "jinja2", "markupsafe", "tabulate", "wcwidth")  # gguf imports yaml
+SHARED = tuple(path.stem for path in (ROOT / "lessons").glob("[a-z]*.py"))
+# From the standard library, by Pyodide.
+REMOVED = ("curses", "dbm", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "sqlite3", "tkinter", "turtle", "venv")
 HIDDEN = f"""
 import ctypes, importlib.machinery, importlib.util, json, subprocess, sys, tempfile, threading, numpy
 sys.platform = "emscripten"
 class Finder(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        if name.partition(".")[0] in {{*sys.stdlib_module_names, "tinymi", *{PACKAGES}}}:
+        if name.partition(".")[0] in {{*sys.stdlib_module_names, "tinymi", *{PACKAGES + SHARED}}} - {{*{REMOVED}}}:
             return super().find_spec(name, path, target)
 sys.meta_path = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, Finder]
 def refuse(*arguments, **options):
@@ -113,6 +117,21 @@ def test_a_lesson_runs_and_the_explorer_answers(small_folder: Path, tmp_path: Pa
     lesson, file = ROOT / "lessons" / "00_quick_start.py", tmp_path / "lesson.html"
     pages = in_browser(LESSONS, tmp_path, str(small_folder), str(lesson), str(file))
     assert all("</html>" in page and "<table" in page for page in [*pages, file.read_text("utf-8")])
+
+
+TAB = """
+from tinymi.browser import worker
+said = []
+site = worker.start(sys.argv[1], "tiny", (), {}, lambda *what: None)
+worker.answer(site, "/events/19_sparse_autoencoder", "", lambda kind, *what: said.append(what[0]))
+print(json.dumps([len(site.lessons), b"".join(said[1:]).decode()]))
+"""
+
+
+def test_a_tab_lists_every_lesson_and_says_which_it_cannot_run(tiny_folder: Path, tmp_path: Path) -> None:
+    n_lessons, told = in_browser(TAB, tmp_path, str(tiny_folder))
+    assert n_lessons == sum(1 if lesson.deeper is None else 2 for lesson in all_lessons())
+    assert "event: problem\ndata: Python's documentation, the text of lesson 19: a browser's Python has none\n" in told
 
 
 REFUSALS = """

@@ -19,8 +19,12 @@ from tinymi.teaching.report import html
 from tinymi.teaching.report.site import Built
 from tinymi.teaching.running import Run
 
-# Seconds of the lessons that take longer than one minute in a browser (Chromium on an AMD Zen 5).
-SLOW = {"10_ioi_circuit": 100}
+# Of lessons that take longer than a minute in a browser: how long (Chromium on an AMD Zen 5), or that they cannot run.
+SLOW = {
+    "10_ioi_circuit": "100 seconds in a browser",
+    "19_sparse_autoencoder": "not possible in a browser",
+    "20_features_of_a_prompt": "not possible in a browser",
+}
 STATIC = Path(__file__).parent / "static"
 Post = Callable[..., object]
 
@@ -61,11 +65,12 @@ class Site(routes.Site):
         self.pages["/static/cells.js"] = routes.static(STATIC / "cells.js", "text/javascript")
 
     def extras(self, one: Built) -> dict[str, Any]:
+        long = one.name in SLOW or one.is_deeper
         return {
             "cells": f"cells/{one.name}",
             "is_changed": one.lesson.path.read_text("utf-8") != self._originals[one.name],
-            "page": f"../../{one.link.file}" if one.name in SLOW.keys() & self._static_pages else "",
-            "slower": f"{SLOW[one.name]} seconds" if one.name in SLOW else "up to four times as long",
+            "page": f"../../{one.link.file}" if long and one.name in self._static_pages else "",
+            "slower": SLOW.get(one.name, "up to four times as long in a browser"),
         }
 
     def change(self, name: str, fields: Query) -> None:

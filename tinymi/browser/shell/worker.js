@@ -10,7 +10,7 @@ onmessage = async ({ data }) => {
     else python.answer(site, "/" + data.path, data.body, post);
     postMessage({ kind: data.start ? "ready" : "end" });
   } catch (error) {
-    postMessage({ kind: "failed", text: String(error.message ?? error).trim().split("\n").at(-1) });
+    postMessage({ kind: "failed", text: reason(String(error.message ?? error)) });
   }
 };
 
@@ -26,6 +26,12 @@ async function start({ files, path, source, pages, changed }) {
   pyodide.FS.mount(pyodide.FS.filesystems.WORKERFS, { blobs: files }, "/model");
   python = pyodide.pyimport("tinymi.browser.worker");
   site = python.start("/model/" + path, source ?? undefined, pyodide.toPy(pages), pyodide.toPy(changed), post);
+}
+
+// Of Python's traceback the line with the error; notes may follow.
+function reason(text) {
+  const lines = text.trim().split("\n");
+  return lines.findLast((line) => /^[A-Za-z][\w.]*: /.test(line)) ?? lines.at(-1);
 }
 
 // What Python says.
