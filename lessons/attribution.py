@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tinymi import ActivationCache, Model
 from tinymi.arrays import Array, Tokens
+from tinymi.errors import InputError
 from tinymi.hooks import HookPoint
 
 import numpy as np
@@ -41,11 +42,17 @@ def difference(logits: Array, answers: Tokens) -> Array:
 
 
 def make_pairs(model: Model, tokens: Tokens, corrupted_tokens: Tokens, answers: Tokens) -> Pairs:
+    """Raises InputError where a stream, divided by another run's norms, grows until it overflows."""
     logits, clean = model.run_with_cache(tokens, positions=-1)
     low, corrupted = model.run_with_cache(corrupted_tokens, positions=-1)
     held = [name for name in clean if name.endswith(("hook_pattern", "hook_scale"))]
     hold = [(held, lambda value, hook: clean[hook.name])]
-    frozen_low, frozen = model.run_with_cache(corrupted_tokens, fwd_hooks=hold, positions=-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        frozen_low, frozen = model.run_with_cache(corrupted_tokens, fwd_hooks=hold, positions=-1)
+    if not np.isfinite(frozen_low).all():
+        where = np.flatnonzero((tokens != corrupted_tokens).any(axis=0))[0]
+        problem = f"the frozen run overflows, as the prompts differ at token {where} already"
+        raise InputError(f"{problem}; give prompts that differ later, such as the defaults of lesson 21")
     high, *lows = (difference(x, answers) for x in (logits, low, frozen_low))
     return Pairs(model, tokens, answers, clean, corrupted, frozen, high, high - lows[0], high - lows[1])
 

@@ -160,6 +160,11 @@ def test_wrong_options_are_one_line_and_status_2(other: str, tiny_folder: Path) 
     assert f"--corrupted {len(other)}; give as many" in refusal(LESSON, "--model", str(tiny_folder), *options)
 
 
+def test_a_frozen_run_that_overflows_is_refused(default_model_folder: Path) -> None:
+    prompts = ("--clean", "My dog is a", "--corrupted", "My cat is a", "--answer", " dog", "--wrong", " cat")
+    assert "the frozen run overflows, as the prompts differ at token 1 already; give" in refusal(LESSON, *prompts)
+
+
 @pytest.fixture(scope="module")
 def france(default_model_folder: Path) -> Reference:
     return Reference(default_model_folder, *FRANCE)
