@@ -13,10 +13,8 @@ Needs playwright (extra "dev") and a Chromium on PATH.
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 import tinymi
 from tests.checkpoint.gguf_files import bpe_metadata, save_pair
 from tests.serve.browser import chromium
+from tests.serving import serving
 from tests.teaching.browser import LEVELS, SCHEMES, WIDTHS
 
 import numpy as np
@@ -51,13 +50,8 @@ class Plain(SimpleHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def serving(handler: Any) -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def plain(site: Path) -> ThreadingHTTPServer:
+    return ThreadingHTTPServer(("127.0.0.1", 0), partial(Plain, directory=site))
 
 
 def frame_of(page: Page) -> FrameLocator:
@@ -244,7 +238,7 @@ def main(site: Path, axe: Path) -> int:
     expected = [likeliest(model, prompt) for prompt in PROMPTS]
     problems: list[str] = []
     os.environ["PW_EXPERIMENTAL_SERVICE_WORKER_NETWORK_EVENTS"] = "1"  # what it asks for is told, too
-    with sync_playwright() as playwright, serving(partial(Plain, directory=site)) as server:
+    with sync_playwright() as playwright, serving(plain(site)) as server:
         home = f"http://127.0.0.1:{server.server_port}/browser/"
         browser = playwright.chromium.launch(
             executable_path=chromium(),

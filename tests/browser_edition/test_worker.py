@@ -1,7 +1,6 @@
 """The Python of the Web Worker, run here: it answers as the server does, and takes changes of a lesson's code."""
 
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from urllib.parse import urlencode
 import tinymi
 from tests.checkpoint.gguf_files import bpe_metadata, save_pair
 from tests.serve.test_server import ask
+from tests.serving import serving
 from tinymi.browser import models, worker
 from tinymi.checkpoint.provenance import Provenance, provenance
 from tinymi.errors import TinymiError
@@ -74,13 +74,8 @@ def answer(site: worker.Site, target: str, **fields: str) -> Posted:
 
 @pytest.fixture(scope="module")
 def server(tiny_model: tinymi.Model) -> Iterator[Server]:
-    server = Server(tiny_model, "tiny.gguf")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Server(tiny_model, "tiny.gguf")) as server:
+        yield server
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ Needs playwright (extra "dev") and a Chromium on PATH.
 
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import tinymi
+from tests.serving import serving
 from tests.teaching.browser import LEVELS, SCHEMES, WIDTHS
 from tinymi.serve.server import Server
 
@@ -265,13 +265,10 @@ def chromium() -> str | None:
 @contextmanager
 def served(model: tinymi.Model) -> Iterator[tuple[Server, Browser]]:
     """A server of this process, and a browser."""
-    server = Server(model)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, serving(Server(model)) as server:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         yield server, browser
         browser.close()
-    server.shutdown()
 
 
 def round_trip(model: tinymi.Model, forward: Callable[[], object], repeat: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from urllib.parse import urlencode
 
 import tinymi
+from tests.serving import serving
 from tinymi.errors import InputError
 from tinymi.serve import lessons
 from tinymi.serve.guard import MOST_FIELDS, MOST_QUERY, MOST_VALUE
@@ -26,13 +27,8 @@ Answer = tuple[int, dict[str, str], str]
 
 @pytest.fixture(scope="module")
 def server(tiny_model: tinymi.Model, tiny_folder: Path) -> Iterator[Server]:
-    server = Server(tiny_model, str(tiny_folder), patience=1.0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Server(tiny_model, str(tiny_folder), patience=1.0)) as server:
+        yield server
 
 
 def own(server: Server) -> dict[str, str]:
