@@ -15,6 +15,10 @@ from tinymi.teaching.report import html
 
 FOLDER = "browser"
 _SHELL = Path(__file__).parent / "shell"
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src data:; "
+    "object-src 'none'; base-uri 'none'"
+)
 _LICENCES = f"""\
 This folder holds
 Pyodide {pyodide.VERSION}: MPL-2.0, https://www.mozilla.org/MPL/2.0/, source https://github.com/pyodide/pyodide
@@ -89,9 +93,9 @@ def _write_shell(out: Path, about: dict[str, Any]) -> None:
     sizes = {folder: round(sum(one["bytes"] for one in files) / 1e6) for folder, files in kept.items()}
     for file in _SHELL.iterdir():
         text = file.read_text("utf-8")
-        if file.name == "index.html":
-            template = html.environment().from_string(text)
-            text = template.render(model=Path(about["model"]).stem, sizes=sizes, style=html.style())
+        if file.name in ("index.html", "service.js"):
+            values = {"model": Path(about["model"]).stem, "sizes": sizes, "style": html.style(), "policy": _POLICY}
+            text = html.environment().from_string(text).render(values)
         (out / file.name).write_text(text, "utf-8")
 
 

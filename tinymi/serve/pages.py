@@ -23,9 +23,9 @@ _HERE = Path(__file__).parent
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template of this folder, or of the static pages, with its values in place."""
+    """A template of this folder, or of the static pages, filled in. Its policy stands in the server's headers."""
     style = html.style() + (_HERE / "static" / "serve.css").read_text("utf-8")
-    return str(_environment().get_template(template).render(values | {"style": style}))
+    return str(_environment().get_template(template).render(values | {"style": style, "policy": ""}))
 
 
 @functools.cache

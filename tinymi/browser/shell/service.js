@@ -1,8 +1,7 @@
 // The service worker. Pages below the folder tab-NAME are answered by the tab of this name, in which Python runs; all
 // other files come from what the browser keeps, or from the server.
 
-const POLICY =
-  "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src data:; object-src 'none'; base-uri 'none'";
+const POLICY = "{{ policy|safe }}";
 const SHELL = ["", "files.json", "requests.js", "shell.css", "shell.js", "store.js", "worker.js"];
 const here = registration.scope;
 

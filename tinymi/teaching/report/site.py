@@ -13,7 +13,7 @@ from tinymi.errors import InputError, TinymiError
 from tinymi.teaching.catalogue import LessonFile, read
 from tinymi.teaching.glossary import GROUPS
 from tinymi.teaching.report import json as data
-from tinymi.teaching.report.html import fill, page, style
+from tinymi.teaching.report.html import fill, page, policy, style
 from tinymi.teaching.report.items import Check, Document, Headline
 from tinymi.teaching.report.links import Link, Place, anchor
 from tinymi.teaching.report.views import poster
@@ -94,7 +94,8 @@ def _index(built: Sequence[Built], live: str) -> str:
     """The page that a site begins with: each lesson's question, its answer, and the answer's picture."""
     shown = [one for one in built if not one.is_deeper]
     posters = [None if one.headline is None else poster(one.headline, ()) for one in shown]
-    return fill("index.html", lessons=list(zip(shown, posters)), live=live, style=style(), version=__version__)
+    lessons = list(zip(shown, posters))
+    return fill("index.html", lessons=lessons, live=live, style=style(), policy=policy(), version=__version__)
 
 
 def glossary(pages: Sequence[Built]) -> str:
@@ -104,7 +105,7 @@ def glossary(pages: Sequence[Built]) -> str:
         title: [(anchor(term), term, [(n, links[n]) for n in term.lessons if n in links]) for term in terms]
         for title, terms in GROUPS.items()
     }
-    return fill("glossary.html", groups=groups, style=style())
+    return fill("glossary.html", groups=groups, style=style(), policy=policy())
 
 
 def _run(file: LessonFile, out: Path, source: str | None, model: "Model") -> Built:
