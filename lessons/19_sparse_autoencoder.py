@@ -59,8 +59,8 @@ def gradients(x: Array, W_enc: Array, b_enc: Array, W_dec: Array) -> tuple[Array
 #
 # The text is Python's documentation and library, in windows whose first position is left out (lesson 9). Adam is that
 # of lesson 17. Rows of W_dec keep length 1, else features would shrink and rows grow. A feature that has not fired for
-# 25 steps is dead, for no gradient reaches it: it starts again where a row lacks something. How much of the variance is
-# left over in new text? The rival needs no training: the mean plus as many principal components.
+# 25 steps is dead, for no gradient reaches it: it starts again from what a stream still lacks. How much of the variance
+# is left over in new text? The rival needs no training: the mean plus as many principal components.
 
 
 # %%
