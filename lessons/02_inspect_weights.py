@@ -28,8 +28,7 @@ weights, blocks, config = model.weights, model.weights.blocks, model.config
 # ## 1. The parts
 #
 # A model is a pile of matrices. First comes the embedding W_E with a row for each token, last the unembedding W_U with
-# a column for each token. Between them, each layer has the same seven. In the default model's file 32 neighbours share
-# 16 values (4 bits a weight, format Q4_1).
+# a column for each token. Between them, each layer has the same seven.
 
 # %%
 purpose = {
@@ -44,7 +43,6 @@ purpose = {
 columns = {"matrix": list(purpose), "shape": [str(getattr(blocks[0], name).shape) for name in purpose]}
 columns |= {"what it is for": list(purpose.values())}
 lesson.table(columns, caption=f"one of {len(blocks)} layers; before them W_E, {config.d_vocab} x {config.d_model}")
-lesson.say(f"Different values among 32 neighbours in W_gate: {len(np.unique(blocks[0].W_gate[:32, 0]))}.")
 
 # %% [markdown]
 # ## 2. Which words are alike?

@@ -62,10 +62,8 @@ for kind, keys in kinds.items():
     n_rows = max(keys.any(axis=1).sum(), 1)  # rows that have a key of this kind
     shares[kind] = (patterns * keys).sum(axis=(2, 3)).ravel() / n_rows  # of each head
     best.append(", ".join(f"{names[i]} ({shares[kind][i]:.2f})" for i in np.argsort(-shares[kind])[:5]))
-lesson.table(
-    {"kind": list(kinds), "heads": [int((x > 0.5).sum()) for x in shares.values()], "the five strongest": best},
-    caption=f"how many of {len(names)} heads give more than half of their attention to a kind of key",
-)
+columns = {"kind": list(kinds), "heads": [int((x > 0.5).sum()) for x in shares.values()], "the five strongest": best}
+lesson.table(columns, caption=f"how many of {len(names)} heads give more than half of their attention to a kind of key")
 
 # %% [markdown]
 # ## 3. How does it find the place?
@@ -128,11 +126,9 @@ lost = (second - second[0]) / (first[0] - second[0])
 columns = {"silent": list(cuts), "heads": [" ".join(names[silent]) for silent in cuts.values()]}
 columns |= {"first time": first, "second time": second, "gain lost": lost}
 lesson.table(columns, caption="loss on 40 random tokens said twice, and the share of the gain", format=".2f")
-lesson.headline(
-    f"Head {reader}.{head} finds what came next by a note of head {names[order[0]]}. Without this note its attention "
-    f"falls from {before:.2f} to {min(left):.2f}; without its writer, repetition gains {lost[3]:.0%} less.",
-    picture,
-)
+text = f"Head {reader}.{head} finds what came next by a note of head {names[order[0]]}. Without this note its attention"
+text += f" falls from {before:.2f} to {min(left):.2f}; without its writer, repetition gains {lost[3]:.0%} less."
+lesson.headline(text, picture)
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): In "The capital of France is", which head gives most of its attention to position 3, the

@@ -63,9 +63,8 @@ length = np.linalg.norm(W_U, axis=0)  # [d_vocab]
 longest = np.unique(first)[np.argsort(-length[np.unique(first)])][:3]
 table = {"token": [Token(piece) for piece in model.to_str_tokens(longest)], "length": length[longest]}
 table |= {"longer columns": [int((length > length[token]).sum()) for token in longest]}
-lesson.table(
-    table, caption=f"half of all {len(length):,} columns are shorter than {np.median(length):.2f}", format=".2f"
-)
+caption = f"half of all {len(length):,} columns are shorter than {np.median(length):.2f}"
+lesson.table(table, caption=caption, format=".2f")
 
 # %% [markdown]
 # ## 2. Another language: an example
@@ -84,9 +83,7 @@ shifted = x - mean + mean[-1]
 answer = int(log_p[-1, -1].argmax())  # what the model says in the end
 raw_rank, shifted_rank = [1 + (read(y) > read(y)[:, [answer]]).sum(axis=-1) for y in (x, shifted)]
 followed = show_token(model.to_str_tokens([answer])[0])
-lesson.say(
-    f"After layer {labels[rows[-2]]}: {followed} has rank {raw_rank[-2]:,}, and {shifted_rank[-2]:,} with the shift."
-)
+lesson.say(f"After layer {labels[rows[-2]]} {followed} has rank {raw_rank[-2]:,}, with the shift {shifted_rank[-2]:,}.")
 
 # %% [markdown]
 # ## 3. A translator in one matmul
@@ -130,11 +127,9 @@ tuned = [bits(read(mean[-1] + (x - mean[row]) @ A[row])) for row, x in enumerate
 curves = {"raw lens": raw, "shifted": shift, "translated": tuned[1:]}
 controls = f"average prediction {bits(np.log(average)):.1f}, translated embedding {tuned[0]:.1f}"
 picture = lesson.lines(list(rows[1:] - 1), curves, f"bits from the prediction; {controls}", "layer", "bits", ".1f")
-lesson.headline(
-    f"Half way up, the raw lens is {raw[len(rows) // 2 - 1]:.1f} bits from what the model will say, and a translator "
-    f"{tuned[len(rows) // 2]:.1f}. Knowing the last token alone, and no layer, gives {tuned[0]:.1f}.",
-    picture,
-)
+far, near = raw[len(rows) // 2 - 1], tuned[len(rows) // 2]
+bits_off = f"Half way up, the raw lens is {far:.1f} bits from what the model will say, and a translator {near:.1f}."
+lesson.headline(f"{bits_off} Knowing the last token alone, and no layer, gives {tuned[0]:.1f}.", picture)
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): Which token does the average prediction favour?

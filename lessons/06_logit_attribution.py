@@ -35,8 +35,7 @@ if answer == wrong:
 #
 # Every layer adds to the residual stream, and nothing is overwritten. So the last stream is a sum: the embedding, plus
 # what each attention layer wrote, plus what each MLP wrote. A logit is read off along one direction, so each part has
-# its share of the logit difference, answer minus wrong answer. (The final norm divides the stream by its size. We keep
-# this run's size for all parts, and the shares add up.)
+# its share of the logit difference, answer minus wrong answer. (All parts are divided by this run's final norm scale.)
 
 # %%
 POINTS = ["hook_embed", *(f"blocks.{layer}.hook_{part}_out" for layer in range(n_layers) for part in ("attn", "mlp"))]
@@ -76,7 +75,6 @@ heads = np.zeros((n_layers, n_heads))
 for layer, block in enumerate(weights.blocks):
     for head in range(n_heads):
         heads[layer, head] = cache["z", layer][0, -1, head] @ block.heads.W_O[head] @ direction
-
 bias = [0 if block.b_O is None else block.b_O @ direction for block in weights.blocks]  # few models have one
 lesson.equal("heads' shares sum to their layer's", heads.sum(axis=1) + bias, shares[1::2])
 top = [divmod(int(i), n_heads) for i in np.argsort(-abs(heads), axis=None)[:5]]
@@ -102,8 +100,8 @@ for prompt in (options.prompt, "The capital of France is", "She drank a glass of
     pattern = other["pattern", layer][0, head, -1]  # [key_pos]
     read = Token(model.to_str_tokens(model.to_tokens(prompt)[0])[pattern.argmax()])
     rows.append((prompt, total, written @ towards, read, pattern.max(), ", ".join(map(show_token, promoted))))
-titles = ("prompt", "total", "share", "reads most", "weight", "writes")
-lesson.table(dict(zip(titles, zip(*rows))), caption=f"head {layer}.{head} on three prompts", format=".2f")
+by_prompt = dict(zip(("prompt", "total", "share", "reads most", "weight", "writes"), zip(*rows)))
+lesson.table(by_prompt, caption=f"head {layer}.{head} on three prompts", format=".2f")
 
 # %% [markdown]
 # ## 4. Who wrote it, and who is needed?
@@ -124,9 +122,8 @@ caption = "the five largest shares, and the three components whose removal does 
 lesson.table({"component": POINTS, "share": shares, "total effect": effect}, dict.fromkeys(chosen), caption, "+.2f")
 
 # %% [markdown]
-# The two need not agree. What a late component wrote may be made up for by the layers above it, and by the final norm,
-# which divides what is left by less. An early one wrote no answer yet, but all later ones build on it. (A zero is a
-# violent thing to put there: `deeper/06_logit_attribution.py` puts an average.)
+# The two need not agree. Later layers, and the final norm, may make up for what a late component wrote, and they build
+# on what an early one did. (A zero is a violent thing to put there: `deeper/06_logit_attribution.py` puts an average.)
 
 # %%
 share, read, words = rows[0][2], rows[0][3], rows[0][5]

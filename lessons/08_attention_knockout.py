@@ -124,11 +124,6 @@ cuts = [([layer], word), ([sink_layer], 0), (all_layers, word), (all_layers, 0)]
 columns = {"forbidden": [pieces[key] for _, key in cuts], "layer": [layer, sink_layer, "all", "all"]}
 columns |= {"shared out": [probability(*c) for c in cuts], "dropped": [probability(*c, share_out=False) for c in cuts]}
 lesson.table(columns, caption=f"{wanted}, two ways to cut; uncut {before:.3f}", format=".3f")
-hidden = np.zeros((tokens.size, tokens.size), dtype=bool)  # [from, to]
-hidden[-1, word] = True
-mask = [(f"blocks.{layer}.attn.hook_attn_scores", lambda scores, hook: np.where(hidden, -np.inf, scores))]
-masked = model.run_with_hooks(tokens, mask)[0, -1]
-lesson.equal("a score of -inf does the same", cut(clean, [layer], word), masked)
 lesson.keep(answer=answer, grid=grid, layer=layer, word=word, by_head=by_head, scores=scores, two_ways=columns)
 
 # %% [markdown]

@@ -127,11 +127,9 @@ for (layer, head), name in roles.items():
             edges.append((f"{layer}.{head}", "logits", direct[layer, head]))
 picture = lesson.graph(nodes, edges, "what each head reads, and what it writes to the logits")
 layer, head = top[0]
-lesson.headline(
-    f"The strongest head, {layer}.{head}, hardly moves the right name: it writes {to_io[layer, head]:+.2f} for IO and "
-    f"{to_s[layer, head]:+.2f} for S. Without it, {loss[layer, head]:.2f} of a difference of {clean:.2f} are lost.",
-    picture,
-)
+writes_most = f"{to_io[layer, head]:+.2f} for IO and {to_s[layer, head]:+.2f} for S"
+text = f"The strongest head, {layer}.{head}, hardly moves the right name: it writes {writes_most}. Without it,"
+lesson.headline(f"{text} {loss[layer, head]:.2f} of a difference of {clean:.2f} are lost.", picture)
 
 # %% [markdown]
 # The model does no worse without one of its name movers: a role does not say that a head is needed. Do the roles return

@@ -128,12 +128,10 @@ shares = {name: [row[name] for row in right] for name in right[0]}
 columns = {"before": [layers[i] for i in shown], **shares}
 lesson.table(columns, caption=f"share of {answers.size} places where a lens names the model's token", format=".2f")
 first = {name: f'"{show_token(word)}"' for name, word in words[1].items()}
-lesson.headline(
-    f"Before layer {layers[1]}, the Jacobian lens reads {first['Jacobian']} where the logit lens reads "
-    f"{first['logit lens']}, and the model will say {said}. In other text it names the model's token at "
-    f"{shares['Jacobian'][0]:.0%} of the places, a translator at {shares['translator'][0]:.0%}.",
-    picture,
-)
+reads = f"the Jacobian lens reads {first['Jacobian']} where the logit lens reads {first['logit lens']}"
+right_at = f"at {shares['Jacobian'][0]:.0%} of the places, a translator at {shares['translator'][0]:.0%}"
+answer = f"Before layer {layers[1]}, {reads}, and the model will say {said}."
+lesson.headline(f"{answer} In other text it names the model's token {right_at}.", picture)
 lesson.keep(jacobian=J[0][:3], layers=list(layers), words=words, shares=shares)
 
 # %% [markdown]

@@ -32,9 +32,9 @@ if "{}" not in options.prompt or len({row.shape for row in rows}) > 1:
 # %% [markdown]
 # ## 1. Something that the model must know
 #
-# "The capital of France" goes on with *is*, "The capitals of France" with *are*. So at its end the model must know the
+# "The capital of France" goes on with "is", "The capitals of France" with "are". So at its end the model must know the
 # number of a noun that it has read before. Take sixty nouns in both forms. Probes learn from 45 of them, and all that
-# follows is measured on the other 15. The *gap* is how much more the model wants *are* after plurals than singulars.
+# follows is measured on the other 15. The *gap*: how much more the model wants "are" after plurals than singulars.
 
 # %%
 tokens = np.concatenate(rows)  # [form, pos]: sixty singulars, then their plurals
@@ -52,15 +52,14 @@ def gap(logits: Array) -> float:
 
 
 right = (wants_plural(logits) > 0) == (number > 0)
-lesson.say(f"The verb is right after {right.sum()} of {right.size} forms. The gap is {gap(logits[new]):.2f}.")
+lesson.say(f"The verb is right after {right.sum()} of {right.size} forms. The gap is {gap(logits[new]):.2f} logits.")
 
 # %% [markdown]
 # ## 2. A probe for each place
 #
 # A linear probe is a direction w: along it, plurals are to be at 1 and singulars at -1. Ridge regression has a closed
-# form for the w with the least squared error and a small price on its length. Take the noun and each word after it,
-# before every fourth layer. A probe *reads* the number where it gets 90 % of the new forms right. The *control task*
-# has nothing to find: is the noun on an odd line of the file?
+# form for the best w. Take the noun and each word after it, before every fourth layer. A probe *reads* the number where
+# it gets 90 % of the new forms right. The *control task* has nothing to find: is the noun on an odd line of the file?
 
 
 # %%
@@ -96,7 +95,8 @@ lesson.equal("where the loss is least, its slope is 0", x.T @ (y - x @ ridge(x, 
 # ## 3. Take it out
 #
 # Does the verb need what a probe reads? At one place, set the stream's part along w to its mean: now the probe is
-# blind. Let the rest of the model run on. The verb *needs* it where less than half of the gap is left.
+# blind. Let the rest of the model run on. The verb *needs* it where less than half of the gap is left. Is one direction
+# too little? Then take out *all* of the number: give both forms of a noun the mean of their two streams.
 
 
 # %%
@@ -112,11 +112,6 @@ for row, layer in enumerate(layers):
         (w, mean, _), stream = probe(layer, pos, labels), cache["resid_pre", layer][:, pos]
         grid[row, column] = left(layer, pos, stream - np.outer((stream - mean) @ w, w))
 picture = lesson.heatmap(grid, layers, list(tasks), "share of the gap left without what is read", "layer", format=".2f")
-
-# %% [markdown]
-# Is one direction too little? Take out *all* of the number: give both forms of a noun the mean of their two streams.
-
-# %%
 means = {at: np.tile(np.mean(np.split(cache["resid_pre", at], 2), axis=0), (2, 1, 1)) for at in layers}
 whole = [[left(at, noun_pos + i, means[at][:, noun_pos + i]) for i in range(len(words))] for at in layers]
 lesson.heatmap(whole, layers, words, "share that is left without all of the number", "layer", format=".2f")
@@ -124,7 +119,8 @@ lesson.heatmap(whole, layers, words, "share that is left without all of the numb
 # %% [markdown]
 # ## 4. Put it in
 #
-# The other way round: add the direction to the singulars, as far as plurals are from singulars. Does the verb turn?
+# So the number is used at the noun, until something brings it to the last word. (The deeper file names the head.) Now
+# the other way round: add the direction to the singulars, as far as plurals are from singulars. Does the verb turn?
 
 # %%
 middle, singular, moved, says = layers[len(layers) // 2], new & (number < 0), [], []
@@ -140,9 +136,6 @@ lesson.table(columns, caption=f"the probe's direction, added before layer {middl
 readable, needed = np.array([accuracy[word] >= 0.9 for word in words]).T, grid[:, : len(words)] < 0.5
 text = f"A probe cannot tell. Probes read the number of new nouns at {readable.sum()} of {readable.size} places"
 lesson.headline(f"{text}, and the verb needs what they read at {(readable & needed).sum()} of them.", picture)
-
-# %% [markdown]
-# The number is used at the noun, until something brings it to the last word. The deeper file names the head.
 
 # %% [markdown]
 # Exercise (easy, 5 minutes): In the middle layer, each word after the noun can do without the number. Can all at once?

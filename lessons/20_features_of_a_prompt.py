@@ -50,13 +50,14 @@ lesson.equal("constant, features and error sum to the stream", constant + f @ di
 strongest = [", ".join(map(str, np.argsort(-row)[:4])) for row in f[1:]]
 left = (error**2).sum(axis=1) / ((x - constant) ** 2).sum(axis=1)
 columns = {"token": [Token(piece) for piece in model.to_str_tokens(tokens[0, 1:])], "strongest features": strongest}
-lesson.table(columns | {"error": [f"{share:.0%}" for share in left[1:]]}, caption=f"of {sae.n_features:,} features")
+caption = f"the strongest of {sae.n_features:,} features, and the error's share of the squared length"
+lesson.table(columns | {"error": [f"{share:.0%}" for share in left[1:]]}, caption=caption)
 
 # %% [markdown]
 # ## 2. Take out one at a time
 #
 # At the last position, subtract one feature's part of the stream and let the later layers run on. How far does log P of
-# the answer fall? The control takes out as much of as many features that are not active here.
+# the answer fall? The control subtracts as many features that are not active here, as strongly.
 
 
 # %%
@@ -94,30 +95,28 @@ rest = {"the constant": constant @ unembed, "the error": error[-1] @ unembed, "l
 lesson.equal("the shares sum to the logit", shares.sum() + sum(rest.values()), logits[0, -1, answer], 1e-4)
 lesson.bars(["all features", *rest], [shares.sum(), *rest.values()], f"shares of the logit of {shown}", "+.2f")
 best = int(active[order[0]])
-lesson.say(
-    f"Feature {best} alone: {shares[order[0]]:+.2f}. What its absence costs beyond that, later layers made of it."
-)
+lesson.say(f"Feature {best} itself writes {shares[order[0]]:+.2f}. The rest of its effect comes about in later layers.")
 
 # %% [markdown]
 # ## 4. Add it to another prompt
 #
-# Add the strongest feature of section 2 to the last stream of another prompt, in doses of its strength here. As a
-# control, add three of the inactive features as strongly.
+# Add the feature with the largest effect to the last stream of another prompt, in doses of its strength here. Does it
+# move the answer further than the control, three of the inactive features, as strongly?
 
 # %%
 _, cache = model.run_with_cache(model.to_tokens("We write pandas as"), sae.reads)
 doses, size = np.array([-2, -1, 1, 2]), f[-1, best]
-steered = {
-    i: moved(cache[sae.reads][0], -1, np.outer(doses * size, directions[i]), answer) for i in (best, *others[:3])
-}
-columns = {"dose": list(doses)} | {f"feature {i}": list(column) for i, column in steered.items()}
-lesson.table(columns, caption=f"nats by which log P of {shown} moves after 'We write pandas as'", format="+.2f")
+pushes = {i: np.outer(doses * size, directions[i]) for i in (best, *others[:3])}  # [dose, d_model] each
+steered = {f"feature {i}": moved(cache[sae.reads][0], -1, push, answer) for i, push in pushes.items()}
+caption = f"nats by which log P of {shown} moves after 'We write pandas as'"
+lesson.table({"dose": doses} | steered, caption=caption, format="+.2f")
 
 # %% [markdown]
 # ## 5. What does the dictionary miss?
 #
-# Take out all features at a position, or the error. Where the second costs more, the model uses something that the
-# dictionary does not hold. Look at both prompts.
+# Lesson 19's dictionary was trained on Python's documentation. Does it hold what a question about a country needs? Take
+# out all features at a position, or the error. Where the error costs more, the model reads there what the dictionary
+# does not hold. Look at both prompts.
 
 # %%
 for prompt in (options.prompt, options.other):
@@ -131,18 +130,10 @@ for prompt in (options.prompt, options.other):
     columns = {"token": at, "without all features": list(moves[0]), "without the error": list(moves[1])}
     lesson.table(columns, caption=f"{prompt!r}: nats by which log P of its answer moves", format="+.2f")
 worst = int(moves[1].argmin())
-lesson.headline(
-    f"Some do: without feature {best}, {shown} falls by {-without[order[0]]:.2f} nats. But what counts may be in the "
-    f"error: at {show_token(at[worst])} its absence moves the other answer by {moves[1, worst]:+.2f}, that of all "
-    f"features by {moves[0, worst]:+.2f}.",
-    picture,
-)
-
-# %% [markdown]
-# Lesson 19's dictionary was trained on Python's documentation, and has little for countries. The error is no noise: it
-# is part of the stream, and the model reads it.
-
-# %%
+fall = f"Feature {best} most: without it, log P of {shown} falls by {-without[order[0]]:.2f} nats."
+text = f"{fall} But the error may count more: without it at {show_token(at[worst])}, the other answer moves by"
+text += f" {moves[1, worst]:+.2f} nats, and without all features there by {moves[0, worst]:+.2f}."
+lesson.headline(text, picture)
 lesson.keep(active=active, without=without, control=control, shares=shares, rest=list(rest.values()), other_moves=moves)
 lesson.keep(steered=list(steered.values()), answer=answer, layer=layer, inactive=others)
 

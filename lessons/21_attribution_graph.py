@@ -41,12 +41,13 @@ if tokens.shape != others.shape or (tokens == others).all() or tokens[0, 0] != o
 # ## 1. A model with fewer curves
 #
 # Run the corrupted prompt twice: as it is, and frozen, with the clean run's attention patterns and norm scales. How far
-# does the logit difference fall? The graph explains the gap between clean and frozen run. The rest is its error.
+# does the logit difference fall from the clean run's? The graph explains the frozen run's fall, the *gap*. The rest is
+# its error.
 
 # %%
 pair = make_pairs(model, tokens, others, np.array([answers]))
 clean, frozen, gap, error = pair.clean, pair.frozen, float(pair.gap[0]), float(pair.whole[0] - pair.gap[0])
-lesson.say(f"It falls by {pair.whole[0]:.2f}, and by {gap:.2f} in the frozen run. So the error is {error:.2f}.")
+lesson.say(f"It falls by {pair.whole[0]:.3f} logits, in the frozen run by {gap:.3f}. The error is {error:.3f}.")
 
 # %% [markdown]
 # ## 2. One pass back
@@ -79,8 +80,8 @@ lesson.equal("all of it comes from the words that differ", (d * pair.change("res
 # %% [markdown]
 # ## 3. Nodes
 #
-# A part's share is how much it changed, times what that is worth. A node has more than a tenth of the gap: a head, a
-# neuron, or the rest of an MLP, each at a position (@). What does it read? Go back once more, through this node alone.
+# A part's share is how much it changed, times what that is worth. A part with more than a tenth of the gap is a node: a
+# head, a neuron, or the rest of an MLP, each at a position (@). What does it read? Go back once more, through it alone.
 
 
 # %%
@@ -144,10 +145,10 @@ share = np.array([node.share for node in nodes])
 real = np.array([exchanged(pair, {places[node.depth]: node.mask})[0] for node in nodes])
 away = [exchanged(pair, {places[node.depth - n_layers // 2 * 2]: node.mask})[0] for node in nodes]
 columns = {"node": [node.name for node in nodes], "share": share, "exchanged": real, "elsewhere": away}
-lesson.table(columns, format="+.2f", caption="how far the difference falls: by the graph, and in the model")
+lesson.table(columns, format="+.2f", caption="logits by which the difference falls, by the graph and in the model")
 top = max(nodes, key=lambda node: abs(node.share) * (places[node.depth][0] == "z"), default=ends[-1])
 text = f"Of a gap of {gap:.2f} logits, {top.share:.2f} pass through {top.name}. Exchanges in the real model"
-lesson.headline(f"{text} differ from the shares by up to {abs(share - real).max(initial=0):.2f}.", picture)
+lesson.headline(f"{text} differ from the shares by up to {abs(share - real).max(initial=0):.2f} logits.", picture)
 lesson.keep(gap=gap, error=error, nodes=columns, edges=edges)
 
 # %% [markdown]

@@ -2,8 +2,8 @@
 """Does the model choose its rhyme before it writes the line?
 
 What you will learn: to test a claim about planning. A large model was found to hold the word that ends a line before it
-begins the line. Ask a small one: does it rhyme at all, and does a rhyme that you inject early reach the end? And see
-why the largest effect of such an experiment proves nothing.
+begins the line. Ask a small one: does it rhyme, and does a rhyme that you inject early reach the end? And see why the
+largest effect of such an experiment proves nothing.
 
 Needs: activation patching, steering dose response
 
@@ -64,7 +64,7 @@ lesson.bars(["rhymes, and is new", "stands in the poem"], [rhyming, repeating], 
 #
 # Two ways, at one position at a time. Add twice a direction: the mean stream at the words of another rhyme, minus that
 # at the words of this one. Or put in the whole stream of a poem with the other rhyme: whatever plan it holds there
-# comes along. Do its words become likelier at the end? The control is a random direction of the same length.
+# comes along. Do words of that rhyme become likelier at the end? The control: four random directions as long.
 
 # %%
 old, new = 0, 1
@@ -123,30 +123,17 @@ by_write = moved(x[-n:] + 2 * write)
 every = [added, by_write, random.mean(axis=0)]
 columns = {"added": ["the direction", "a write of the words", "random, the mean of four"]}
 columns |= {"before the last token, at most": [row[:-1].max() for row in every], "at it": [row[-1] for row in every]}
-lesson.table(columns, format="+.2f")
-lesson.equal("a row of its own changes nothing", 1 + moved(x[-n:]), np.ones(n))
-lesson.headline(
-    f"It barely rhymes: a new rhyme is {rhyming:.2f} nats likelier than elsewhere, a repeated word {repeating:.2f}. "
-    f"Put in before the last word, another poem's stream moves its rhyme by at most {patched[:-1].max():+.2f} nats.",
-    picture,
-)
+lesson.table(columns, caption="nats by which the words of the new rhyme move", format="+.2f")
+lesson.equal("putting back the stream that was there changes nothing", 1 + moved(x[-n:]), np.ones(n))
+text = f"It barely rhymes: a new rhyme is {rhyming:.2f} nats likelier than elsewhere, a repeated word {repeating:.2f}."
+text += f" Before the last word, another poem's stream moves its rhyme by at most {patched[:-1].max():+.2f} nats."
+lesson.headline(text, picture)
+lesson.keep(gain=[rhyming, repeating], added=added, patched=patched, random=random, by_write=by_write, layer=layer)
 
 # %% [markdown]
 # So the largest number says least: at the last token, a vector that points at words makes them likely, whether or not
 # the model plans. A larger model, which rhymes, may well hold its rhyme at the line break: this says nothing about it.
-# `deeper/22_planning_in_poems.py` tries all rhymes, and does the same with a transcoder's features on Llama-3.2-1B.
-
-# %%
-lesson.keep(gain=[rhyming, repeating], added=added, patched=patched, random=random, by_write=by_write, layer=layer)
-
-# %% [markdown]
-# Exercise (easy, 5 minutes): At how many of the positions before the last is the patch further from zero than the
-# furthest of the four random directions?
-#
-# Hint: `abs(random[:, :-1]).max(axis=0)`
-
-# %%
-lesson.answer(int((abs(patched[:-1]) > abs(random[:, :-1]).max(axis=0)).sum()))
+# `deeper/22_planning_in_poems.py` tries all rhymes, and can use a transcoder's features on Llama-3.2-1B.
 
 # %% [markdown]
 # Exercise (medium, 10 minutes): Put the whole last line's streams in at once, all positions but the last. How far do

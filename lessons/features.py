@@ -7,14 +7,12 @@ The text is Python's own: the topics of `help()`, and modules of the standard li
 
 import hashlib
 import inspect
-import json
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from importlib import import_module
-from pathlib import Path
-from typing import NamedTuple
+from itertools import count
+from typing import Any
 
 from tinymi import Dictionary, Model, load_dictionary, save_dictionary
 from tinymi.arrays import Array, Tokens
@@ -62,15 +60,6 @@ def settings_options(lesson: Lesson) -> None:
     lesson.option("--steps", type=int, default=usual.steps, minimum=1, maximum=2000, help="steps of training")
 
 
-class Training(NamedTuple):
-    """A dictionary, and how it was trained."""
-
-    dictionary: Dictionary
-    curve: list[float]  # the unexplained share of each step's rows
-    seconds: float
-    now: bool  # trained in this run, not loaded
-
-
 def windows(model: Model) -> tuple[Tokens, Tokens, Tokens]:
     """Token ids [window, pos]: to train on, and two sets from other documents. Raises SourceError."""
     try:
@@ -104,6 +93,21 @@ def streams(
         _, cache = model.run_with_cache(batch, points, stop_at_layer=stop)
         parts.append([cache[point][:, 1:].reshape(-1, cache[point].shape[-1]) for point in points])
     return [np.concatenate(rows) for rows in zip(*parts)]
+
+
+def adam(weights: Sequence[Array]) -> Callable[[Sequence[Array]], None]:
+    """A function that makes one step of Adam, as in lesson 17: given the loss's slopes, it changes the weights."""
+    averages, squares = ([np.zeros_like(w) for w in weights] for _ in range(2))
+    steps = count(1)
+
+    def move(slopes: Sequence[Array]) -> None:
+        step = next(steps)
+        for w, slope, average, square in zip(weights, slopes, averages, squares):
+            average += 0.1 * (slope - average)
+            square += 0.001 * (slope**2 - square)
+            w -= 0.004 * average / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+
+    return move
 
 
 def components(point: str, rows: Array, k: int) -> Dictionary:
@@ -141,26 +145,14 @@ def place(model: Model, settings: Settings) -> str:
     return f"dictionaries/{content.hexdigest()[:16]}-{'-'.join(map(str, astuple(settings)))}"
 
 
-def kept(
-    model: Model, settings: Settings, train: Callable[[], tuple[Dictionary, list[float]]], *calls: Callable[..., object]
-) -> Training:
+def kept(model: Model, settings: Settings, train: Callable[[], Dictionary], *calls: Callable[..., Any]) -> Dictionary:
     """What `train` gives: from the cache if it has the same code as then, else trained now and saved as SAELens does.
 
     calls: the functions that train calls, whose code counts, too.
     """
     code = "\n".join(map(inspect.getsource, (train, *calls)))
-    started = []
-
-    def make(folder: Path) -> None:
-        started.append(time.perf_counter())
-        dictionary, curve = train()
-        save_dictionary(dictionary, folder)
-        seconds = time.perf_counter() - started[0]
-        (folder / "training.json").write_text(json.dumps({"curve": curve, "seconds": seconds}))
-
-    folder = downloads.build(place(model, settings), code, 64_000_000, make)
-    about = json.loads((folder / "training.json").read_text())
-    return Training(load_dictionary(folder, model), about["curve"], about["seconds"], bool(started))
+    folder = downloads.build(place(model, settings), code, 64_000_000, lambda folder: save_dictionary(train(), folder))
+    return load_dictionary(folder, model)
 
 
 def dictionary(model: Model, settings: Settings | None = None) -> Dictionary:

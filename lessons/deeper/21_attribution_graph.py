@@ -107,7 +107,7 @@ shares, short = shares_of(pairs, worth), shares_of(pairs, gates_held(pairs))
 # ## 2. Shares
 #
 # For each pair put heads and neurons, at each position, in the order of their shares. Exchange the first twelve one by
-# one in the real clean run, and for each another one of its layer, kind and position.
+# one in the real clean run, and for each another one of its layer, kind and position. The rival: gates held, too.
 
 
 # %%
@@ -139,9 +139,9 @@ real = np.array([exchanged(pairs, masks) for masks in lesson.progress(ranks, "pa
 chance = np.array([exchanged(pairs, others(masks, named)) for masks in lesson.progress(ranks, "other parts")])
 miss, miss_short = (abs([total(scores, masks) for masks in ranks] - real) for scores in (shares, short))
 lesson.finding(
-    "The largest share is missed by less than it is with gates held.",
+    "The largest share misses its exchange by less than it does with gates held.",
     stats.paired_difference(miss_short[0], miss[0]),
-    control=f"true of the largest only: the next eleven, chosen by their shares, are missed by {miss[1:].mean():.2f}, "
+    control=f"logits; true of the largest only: the next eleven, chosen by their shares, miss by {miss[1:].mean():.2f} "
     f"and with gates held by {miss_short[1:].mean():.2f}",
 )
 lesson.finding(
@@ -170,7 +170,7 @@ drawn = [others(masks, masks) for masks in (ranked(shares, 0, n) for n in counts
 kept["others"] = np.array([alone({place: x | ranks[0][place] for place, x in masks.items()}) for masks in drawn])
 n_parts = sum(int((x[0] != 0).sum()) for x in shares.values())
 means = {name: values.mean(axis=1) for name, values in kept.items()}
-caption = f"what parts keep of the difference alone; {n_parts:,} of a pair have a share"
+caption = f"what parts keep of the difference alone; {n_parts:,} parts of a pair have a share"
 picture = lesson.lines(np.log10(counts).tolist(), means, caption, "log10 of parts", "kept", ".2f")
 lesson.finding(
     f"{counts[2]:,} parts keep more than a quarter of the difference alone.",
@@ -294,7 +294,7 @@ if options.dictionary:
 # %%
 text = f"In {len(pairs.gap)} pairs of capitals the largest share is missed by {miss[0].mean():.1f} of"
 text += f" {abs(real[0]).mean():.1f} logits. But {counts[2]:,} parts alone keep only {means['shares'][2]:.0%}"
-lesson.headline(f"{text} of the answer. And who gave to whom is {np.mean(errors):.0%} error.", picture)
+lesson.headline(f"{text} of the answer. And of who gave to whom {np.mean(errors):.0%} is error.", picture)
 lesson.keep(gap=pairs.gap, whole=pairs.whole, real=real, chance=chance, miss=miss, miss_short=miss_short, kept=kept)
 lesson.keep(by_pair=[both[:, ::97] for both in by_pair], head=[layer, head], errors=errors, lines=lines)
 lesson.finish()

@@ -86,7 +86,7 @@ def gains(shift: int) -> list[float]:
 
 rhyming, control = stats.mean(gains(0)), stats.mean(gains(1))
 lesson.finding(
-    "words that rhyme are likelier than after poems of other rhymes",
+    "Words that rhyme are likelier than after poems of other rhymes.",
     rhyming,
     control=f"the words of the next rhyme: {control:.2f} nats",
 )
@@ -126,7 +126,7 @@ lesson.say(f"The other poem itself moves them by {yardstick.mean():+.2f}.")
 for i, layer in enumerate(layers):
     best = int(moves[i, :, :-1].mean(axis=0).argmax())
     lesson.finding(
-        f"before the last word, some position of layer {layer} holds the rhyme",
+        f"Before the last word, some position of layer {layer} holds the rhyme.",
         stats.mean_by_group(moves[i, :, best], brought),
         above=0.1,
         control="a bar of 0.1 nats, since the largest of several positions is taken",

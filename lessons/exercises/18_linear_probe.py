@@ -53,13 +53,13 @@ MISTAKES = [
 
 # %% [markdown]
 # Exercise (medium, 10 minutes): What is wrong with this finding? "A linear probe reads off the stream of a noun, in the
-# middle of the model, whether the noun begins with a letter of A to L. It is right about 1.00 of 120 forms. So the
-# model keeps the alphabet there."
+# middle of the model, whether the noun begins with a letter of A to L. Its accuracy on 120 forms is 1.00. So the model
+# keeps the alphabet there."
 #
 # Hint: which forms did it learn from, and which did it read?
 #
-# Hint: the answer: with labels dealt to the nouns at random, a probe is right about 1.00 of the same 120 forms. It has
-# read the forms that it learned from, and a stream has room for any labels of so few.
+# Hint: the answer: deal the labels to the nouns at random, and the accuracy on the same forms is 1.00, too. So what has
+# the probe read? The forms that it learned from: a stream has room for any labels of so few.
 
 
 # %% Control

@@ -42,10 +42,16 @@ def rebuilt(d: tinymi.Dictionary, x: Array) -> Any:
     return torch_topk((torch.tensor(x) - b_dec) @ W_enc + b_enc, d.k) @ W_dec + b_dec
 
 
+def shares(lesson: dict[str, Any]) -> list[list[Any]]:
+    """How often cards of features and of random directions are right."""
+    rows: list[list[Any]] = next(item for item in lesson["report"] if item["kind"] == "table")["rows"]
+    return rows
+
+
 def test_the_gradient_is_torchs() -> None:
     (cell,) = [cell for cell in cells((ROOT / "lessons" / f"{NAME}.py").read_text("utf-8")) if "def topk" in cell.text]
     space: dict[str, Any] = {"np": np, "Array": Any, "k": 7}
-    exec(cell.text.partition("\nrng = ")[0], space)
+    exec(cell.text, space)
     rng = np.random.default_rng(0)
     x, *weights = (rng.normal(size=size) for size in ((40, 6), (6, 30), 30, (30, 6)))
     f, error, slopes = space["gradients"](x, *weights)
@@ -61,16 +67,15 @@ def test_the_gradient_is_torchs() -> None:
 
 def test_it_trains_once_and_the_same_again(small_folder: Path, home: Path, tmp_path: Path) -> None:
     options = ("--model", str(small_folder), "--features", "64", "--active", "5", "--steps", "60")
-    first, again = (lesson_json(NAME, tmp_path, *options) for _ in range(2))
-    assert ["Trained now" in run["stdout"] for run in (first, again)] == [True, False]
-    assert first["top"] == again["top"]
-    curve = first["curve"]
-    assert len(curve) == 60
-    assert np.mean(curve[-10:]) < 0.8 * curve[0]
+    first = lesson_json(NAME, tmp_path, *options)
+    (folder,) = [path for path in (home / "dictionaries").iterdir() if path.is_dir()]
+    written = (folder / "cfg.json").stat()
+    again = lesson_json(NAME, tmp_path, *options)
+    assert (folder / "cfg.json").stat() == written
+    assert shares(first) == shares(again)
 
     model = tinymi.load(small_folder)
     settings = features.Settings(1, 64, 5, 60)
-    (folder,) = [path for path in (home / "dictionaries").iterdir() if path.is_dir()]
     assert folder == home / features.place(model, settings)
     sae = features.dictionary(model, settings)
     rows = features.streams(model, features.windows(model)[2][:5], [sae.reads], lambda batches, what: batches)[0]
@@ -92,26 +97,22 @@ def test_other_code_trains_again(tiny_model: tinymi.Model, home: Path) -> None:
     settings, rng = features.Settings(1, 70, 3, 1), np.random.default_rng(0)
     runs: list[str] = []
 
-    def made(name: str) -> tuple[tinymi.Dictionary, list[float]]:
+    def made(name: str) -> tinymi.Dictionary:
         runs.append(name)
         W, b, mean = (rng.normal(size=size).astype(np.float32) for size in ((70, 32), 70, 32))
-        return tinymi.Dictionary(
-            "blocks.1.hook_resid_post", ("blocks.1.hook_resid_post",), W, b, W, mean, mean, k=3
-        ), []
+        return tinymi.Dictionary("blocks.1.hook_resid_post", ("blocks.1.hook_resid_post",), W, b, W, mean, mean, k=3)
 
-    def train() -> tuple[tinymi.Dictionary, list[float]]:
+    def train() -> tinymi.Dictionary:
         return made("train")
 
-    def another_train() -> tuple[tinymi.Dictionary, list[float]]:
+    def another_train() -> tinymi.Dictionary:
         return made("another")
 
-    now = [features.kept(tiny_model, settings, function).now for function in (train, train, another_train, train)]
-    assert now == [True, False, True, True]
+    kept = [features.kept(tiny_model, settings, function) for function in (train, train, another_train, train)]
     assert runs == ["train", "another", "train"]
-    kept = features.kept(tiny_model, settings, train)
     assert downloads.home() == home
     x = rng.normal(size=(9, 32)).astype(np.float32)
-    np.testing.assert_allclose(kept.dictionary.reconstruct(x), rebuilt(kept.dictionary, x), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kept[-1].reconstruct(x), rebuilt(kept[-1], x), rtol=1e-4, atol=1e-4)
 
 
 def test_components_are_those_of_scipy() -> None:
@@ -133,46 +134,67 @@ def test_the_text_is_in_three_parts_without_a_common_window(tiny_model: tinymi.M
     assert not texts[1] & texts[2]
 
 
-def test_the_default_model(default_model_folder: Path, default_model: tinymi.Model, tmp_path: Path) -> None:
+def test_adam_is_torchs() -> None:
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=(3, 4)), rng.normal(size=5)]
+    peers = [torch.tensor(w, requires_grad=True) for w in weights]
+    optimizer, move = torch.optim.Adam(peers, lr=0.004), features.adam(weights)
+    for _ in range(5):
+        slopes = [rng.normal(size=w.shape) for w in weights]
+        for peer, slope in zip(peers, slopes, strict=True):
+            peer.grad = torch.tensor(slope)
+        optimizer.step()
+        move(slopes)
+    for w, peer in zip(weights, peers, strict=True):
+        np.testing.assert_allclose(w, peer.detach(), rtol=1e-9)
+
+
+def test_the_default_model(tmp_path: Path) -> None:
     lesson = default_lesson_json(NAME, tmp_path)
-    sae = features.dictionary(default_model)
-    reference = hugging_face(default_model_folder)
-    losses, streams = [], []
-    for window in torch.from_numpy(features.windows(default_model)[2][::15]):
-        edit: list[str] = []
-
-        def replace(module: Any, args: Any, output: Any, edit: list[str] = edit) -> Any:
-            stream = output[0] if isinstance(output, tuple) else output
-            streams.append(stream[0, 1:].numpy())
-            new = rebuilt(sae, streams[-1]) if edit == ["SAE"] else torch.zeros_like(stream[0, 1:])
-            changed = torch.cat([stream[:, :1], new[None].to(stream.dtype)], dim=1)
-            if not edit:
-                return output
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        handle = reference.model.layers[9].register_forward_hook(replace)
-        with torch.no_grad():
-            for what in ("", "SAE", "zero"):
-                edit[:] = [what] if what else []
-                logits = reference(window[None]).logits[0, 1:-1]
-                losses.append(float(torch.nn.functional.cross_entropy(logits, window[2:])))
-        handle.remove()
-    np.testing.assert_allclose(np.reshape(losses, (-1, 3)).mean(axis=0), lesson["losses"][0], rtol=1e-3)
-    assert lesson["losses"][0][1] < lesson["losses"][1][1] - 0.5, "better than the principal components"
-    sae_left, pca_left = lesson["unexplained"]
+    sae_left, pca_left = next(item for item in lesson["report"] if item["kind"] == "bars")["series"][""]
     assert sae_left < 0.25 < 0.4 < pca_left
-    feature, neuron, _ = lesson["top"]
-    assert feature > neuron + 0.1
+    (_, *feature), (_, *random) = shares(lesson)
+    assert feature[0] > random[0]
+    assert random[1] > feature[1] + 0.05
 
 
-def test_what_holds(tmp_path: Path) -> None:
-    deeper = default_lesson_json(DEEPER, tmp_path)
+@pytest.fixture(scope="module")
+def deeper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return default_lesson_json(DEEPER, tmp_path_factory.mktemp("deeper19"))
+
+
+def test_losses_are_those_of_transformers(
+    deeper: dict[str, Any], default_model_folder: Path, default_model: tinymi.Model
+) -> None:
+    sae, reference = features.dictionary(default_model), hugging_face(default_model_folder)
+    edit = ""
+
+    def replace(module: Any, args: Any, output: Any) -> Any:
+        stream = output[0] if isinstance(output, tuple) else output
+        if edit == "itself":
+            return output
+        new = rebuilt(sae, stream[0, 1:].numpy()) if edit == "SAE" else torch.zeros_like(stream[0, 1:])
+        changed = torch.cat([stream[:, :1], new[None].to(stream.dtype)], dim=1)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = reference.model.layers[9].register_forward_hook(replace)
+    for i, window in enumerate(torch.from_numpy(features.windows(default_model)[2][::3][:5])):
+        for edit in ("itself", "SAE", "zero"):
+            with torch.no_grad():
+                logits = reference(window[None]).logits[0, 1:-1]
+            loss = float(torch.nn.functional.cross_entropy(logits, window[2:]))
+            assert deeper["loss"][edit][i] == pytest.approx(loss, rel=1e-3)
+    handle.remove()
+
+
+def test_what_holds(deeper: dict[str, Any]) -> None:
     assert [finding["established"] for finding in deeper["findings"]] == [True] * 5 + [False, True]
     right, found = deeper["right"], deeper["found"]
     strongest, everywhere, which = 2, 5, 6
     assert right["feature"][strongest] > right["random direction"][strongest] > right["neuron"][strongest]
     assert right["random direction"][everywhere] > right["feature"][everywhere]
-    assert right["feature"][which] > max(right[kind][which] for kind in ("random direction", "untrained", "neuron"))
+    others = ("random direction", "untrained feature", "neuron")
+    assert right["feature"][which] > max(right[kind][which] for kind in others)
     assert found["signs by lot"][0] < 0.01 < found["cosine"][0] < 0.5
 
 

@@ -42,12 +42,15 @@ FAULTY = """<!doctype html><html lang="en"><title>x</title><body class="tinymi" 
 <div class="map"><table class="heat"><thead><tr><th>x<th>y</thead><tbody><tr><th>x</th><td title="y">1</td></tr></tbody>
 </table><p class="readout">x</p></div><span class="track" style="display:block;width:9px">x</span>
 <svg class="drawing" viewBox="0 0 400 9" style="width:200px"><text y="9" font-size="11">x</text></svg>
+<div class="scroll" style="width:9px;overflow-x:auto"><p style="width:99px">x</p></div>
 <a class="term" href="#word">x</a><div id="word"><dd>what x means</dd></div><div id="meaning">y</div>
 <form class="picks"><select data-axis="a"><option>0<option>1</select></form>
 <div class="step"><script type="application/json">{"axes":["a"],"shape":[2,1],"numbers":"1 2"}</script>
 <table class="excerpt"><tbody><tr><th>a 0</th><td>1</td></tr></tbody></table></div>
 <figure class="lines"><svg></svg><input type="range"><ul><li><span class="value">7</span></li></ul><table>
 <tbody><tr><th>0</th><td>8</td></tr></tbody></table></figure></body></html>"""
+SIGNLESS = """[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth
+  && getComputedStyle(one).maskImage === 'none').length"""
 FAULTS = (
     "console: x",
     "error: f is not",
@@ -55,6 +58,7 @@ FAULTS = (
     "color-contrast",
     "image-alt",
     "wider than the screen",
+    "1 tables scroll without a sign",
     "another head",
     "another layer",
     "tokens do not answer",
@@ -109,6 +113,8 @@ def look_at(browser: Browser, file: Path, axe: str) -> list[str]:
                 overhang = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 if overhang > 0:
                     problems.append(f"{file.name} {scheme} {width}: {overhang} pixels wider than the screen")
+                if (hidden := page.evaluate(SIGNLESS)) > 0:
+                    problems.append(f"{file.name} {scheme} {width}: {hidden} tables scroll without a sign")
                 problems += [f"{file.name} {scheme} {width}: {problem}" for problem in too_small(page)]
     with opened(browser, file, problems, color_scheme="dark") as page:
         page.set_default_timeout(5000)

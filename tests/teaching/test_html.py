@@ -9,7 +9,7 @@ from itertools import combinations
 
 from tests.teaching.report_samples import HOSTILE, document, pattern, samples
 from tinymi.teaching.report import items
-from tinymi.teaching.report.drawing import LEVELS, graph, ticks
+from tinymi.teaching.report.drawing import LEVELS, bars, graph, ticks
 from tinymi.teaching.report.html import fragment, notebook_head, page, style
 from tinymi.teaching.report.items import Document
 from tinymi.teaching.report.links import Link, Place, references
@@ -89,6 +89,29 @@ def test_the_policy_allows_this_script_and_no_network() -> None:
     assert {address for address in loads if address} == {"data:,"}
     assert "url(" not in style()
     assert "@import" not in style()
+
+
+def test_a_caption_that_begins_with_a_name_keeps_its_small_letter() -> None:
+    captions = [
+        "blocks.0.hook_resid_pre in two runs",
+        "W_E: mean 0.1",
+        "'import numpy as': nats",
+        "how far it moves",
+        "a: b",
+    ]
+    reader = of(*(items.Bars(("a",), {"": (0.25,)}, caption) for caption in captions))
+    classes = [attributes.get("class") for name, attributes in reader.elements if name == "span"]
+    assert [css for css in classes if css == "as-is"] == ["as-is"] * 3
+
+
+@pytest.mark.parametrize("n_series", [1, 2])
+def test_a_bars_label_is_whole_in_the_picture_of_the_answer(n_series: int) -> None:
+    labels = ("WWW", "32 principal components") if n_series == 1 else ("WWW",)
+    drawing = bars(items.Bars(labels, {str(n): (0.5,) * len(labels) for n in range(n_series)}, ""))
+    names = [(x, text) for x, _, text, css in drawing.texts if css == "end"]
+    assert [text for _, text in names] == list(labels)
+    for x, text in names:
+        assert x > (10.5 if text == "WWW" else 6.6) * len(text)  # the width of W, and of a usual letter, in 11 px
 
 
 def test_ids_are_unique_labels_point_somewhere_and_headings_descend() -> None:

@@ -69,7 +69,7 @@ def heatmap(item: Heatmap) -> Drawing:
 def bars(item: Bars) -> Drawing:
     """A row per label; several series side by side."""
     names = [show(label) for label in item.labels]
-    left = _label_width(names)
+    left = _label_width(names, 170 if len(item.series) == 1 else _LABELS)
     high = min(max(300 / max(len(names), 1), 5), 20)
     values = [value for column in item.series.values() for value in column if value is not None]
     low, most = min([0.0, *values]), max([0.0, *values])
@@ -95,8 +95,8 @@ def bars(item: Bars) -> Drawing:
     return drawing
 
 
-def _label_width(names: Sequence[str]) -> float:
-    return min(max(map(len, names), default=0) * _LETTER, _LABELS) + 8
+def _label_width(names: Sequence[str], most: float = _LABELS) -> float:
+    return min((max(map(len, names), default=0) + 2) * _LETTER, most) + 8  # two more, as some letters are wide
 
 
 def _are_words(labels: Sequence[Cell]) -> bool:

@@ -102,6 +102,7 @@ def environment() -> Any:
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(text=show_text, rich=_rich, token=_token, indentation=_indentation, papers=_papers)
+    environment.tests["named"] = _begins_with_a_name
     return environment
 
 
@@ -147,6 +148,11 @@ def _mix(start: str, end: str, share: float) -> str:
 
 
 # --- text -----------------------------------------------------------------------------------------------------
+
+
+def _begins_with_a_name(caption: str) -> bool:
+    """Is the first word no word of the language, such as blocks.0.hook_resid_pre? Then it keeps its small letter."""
+    return re.fullmatch(r"[^\W\d_]+[,:;]?", caption.partition(" ")[0]) is None
 
 
 def _rich(text: str) -> Any:
