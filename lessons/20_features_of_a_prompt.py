@@ -100,8 +100,8 @@ lesson.say(f"Feature {best} itself writes {shares[order[0]]:+.2f}. The rest of i
 # %% [markdown]
 # ## 4. Add it to another prompt
 #
-# Add the feature with the largest effect to the last stream of another prompt, in doses of its strength here. Does it
-# move the answer further than the control, three of the inactive features, as strongly?
+# Add the feature with the largest effect to the last stream of "We write pandas as", in doses of its strength here.
+# Does it move the answer further than the control, three of the inactive features, as strongly?
 
 # %%
 _, cache = model.run_with_cache(model.to_tokens("We write pandas as"), sae.reads)
@@ -130,7 +130,7 @@ for prompt in (options.prompt, options.other):
     columns = {"token": at, "without all features": list(moves[0]), "without the error": list(moves[1])}
     lesson.table(columns, caption=f"{prompt!r}: nats by which log P of its answer moves", format="+.2f")
 worst = int(moves[1].argmin())
-fall = f"Feature {best} most: without it, log P of {shown} falls by {-without[order[0]]:.2f} nats."
+fall = f"Feature {best} counts most: without it, log P of {shown} moves by {without[order[0]]:+.2f} nats."
 text = f"{fall} But the error may count more: without it at {show_token(at[worst])}, the other answer moves by"
 text += f" {moves[1, worst]:+.2f} nats, and without all features there by {moves[0, worst]:+.2f}."
 lesson.headline(text, picture)

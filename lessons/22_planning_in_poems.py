@@ -53,8 +53,7 @@ for i, (_, poem) in enumerate(lesson.progress(poems, "poems")):
 
 in_poem = np.array([[f" {word}," in poem or f" {word}." in poem for _, word in words] for _, poem in poems])
 rhymes = np.array([rhyme == rhyme_of for rhyme, _ in poems])  # [poem, word]
-elsewhere = np.where(rhymes, np.nan, after)
-gain = after - np.nanmean(elsewhere, axis=0)
+gain = after - np.nanmean(np.where(rhymes, np.nan, after), axis=0)  # above its mean after the other poems
 rhyming, repeating = gain[rhymes & ~in_poem].mean(), gain[in_poem].mean()
 caption = "how much likelier a word is than after the other poems, in nats"
 lesson.bars(["rhymes, and is new", "stands in the poem"], [rhyming, repeating], caption, ".2f")
@@ -68,6 +67,8 @@ lesson.bars(["rhymes, and is new", "stands in the poem"], [rhyming, repeating], 
 
 # %%
 old, new = 0, 1
+poem = " / ".join([*rows[old][1:4], options.line])
+lesson.say(f"The poem: {poem} ... Its rhymes: {rows[old][0]}. The others: {rows[new][0]}.")
 layer = 2 * model.config.n_layers // 3
 point = f"blocks.{layer}.hook_resid_pre"
 
@@ -122,18 +123,18 @@ write = of_length(unembed[:, rhyme_of == new].mean(axis=1) - unembed[:, rhyme_of
 by_write = moved(x[-n:] + 2 * write)
 every = [added, by_write, random.mean(axis=0)]
 columns = {"added": ["the direction", "a write of the words", "random, the mean of four"]}
-columns |= {"before the last token, at most": [row[:-1].max() for row in every], "at it": [row[-1] for row in every]}
+columns |= {"highest before the last token": [row[:-1].max() for row in every], "at it": [row[-1] for row in every]}
 lesson.table(columns, caption="nats by which the words of the new rhyme move", format="+.2f")
 lesson.equal("putting back the stream that was there changes nothing", 1 + moved(x[-n:]), np.ones(n))
 text = f"It barely rhymes: a new rhyme is {rhyming:.2f} nats likelier than elsewhere, a repeated word {repeating:.2f}."
-text += f" Before the last word, another poem's stream moves its rhyme by at most {patched[:-1].max():+.2f} nats."
+low, high = patched[:-1].min(), patched[:-1].max()
+text += f" Before the last word, another poem's stream moves its rhyme by {low:+.2f} to {high:+.2f} nats."
 lesson.headline(text, picture)
 lesson.keep(gain=[rhyming, repeating], added=added, patched=patched, random=random, by_write=by_write, layer=layer)
 
 # %% [markdown]
-# So the largest number says least: at the last token, a vector that points at words makes them likely, whether or not
-# the model plans. A larger model, which rhymes, may well hold its rhyme at the line break: this says nothing about it.
-# `deeper/22_planning_in_poems.py` tries all rhymes, and can use a transcoder's features on Llama-3.2-1B.
+# So the largest number says least: at the last token, a vector that points at words makes them likely, plan or no plan.
+# A larger model may well plan its rhymes. `deeper/22_planning_in_poems.py` tries all rhymes, and Llama-3.2-1B.
 
 # %% [markdown]
 # Exercise (medium, 10 minutes): Put the whole last line's streams in at once, all positions but the last. How far do
