@@ -119,7 +119,7 @@ def dask_cluster(address: str) -> Executor:
     return executor
 
 
-def _abandon(executor: Executor) -> None:
+def abandon(executor: Executor) -> None:
     """Stop at once, without waiting for running tasks."""
     for option in ({"kill_workers": True}, {"cancel_futures": True}, {}):  # loky's, the standard library's, Dask's
         with suppress(TypeError):  # another executor's option
@@ -309,7 +309,7 @@ class Sweep:
                 n_done += 1
                 yield futures[future], result
         except BaseException as error:
-            _abandon(executor)
+            abandon(executor)
             if not _worker_died(error):
                 raise
             saved = "they are lost; start it again" if self.journal is None else f"resume from {self.journal.path}"

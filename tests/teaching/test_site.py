@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.teaching.test_commands import run
-from tinymi.errors import SourceError
+from tinymi.errors import SourceError, SweepError
 from tinymi.teaching.catalogue import LessonFile, read_docstring
 from tinymi.teaching.report.site import Built, build
 
@@ -116,6 +116,22 @@ def test_what_fails_in_one_lesson_ends_that_lesson_alone(make: Callable[..., lis
 
 def test_a_lesson_without_an_end_has_no_page(make: Callable[..., list[Built]]) -> None:
     assert make("import sys; lesson.finish = lambda: None")[0].problem == "ended without lesson.finish()"
+
+
+def test_processes_make_the_same_site(make: Callable[..., list[Built]], tmp_path: Path, tiny_folder: Path) -> None:
+    built = make(GOOD, "1 / 0", GOOD, deeper=GOOD)
+    again = build(tmp_path / "again", [one.lesson for one in built if not one.is_deeper], str(tiny_folder), jobs=2)
+    assert [(one.name, one.problem, one.status) for one in again] == [
+        (one.name, one.problem, one.status) for one in built
+    ]
+    for file in (tmp_path / "site").iterdir():
+        assert (tmp_path / "again" / file.name).read_text("utf-8") == file.read_text("utf-8")
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path, tiny_folder: Path) -> None:
+    file = _write(tmp_path / "lessons" / "00_x.py", 0, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(SweepError, match="a process died"):
+        build(tmp_path / "site", [file], str(tiny_folder), jobs=2)
 
 
 def test_a_model_that_is_none_is_refused_before_the_work(tmp_path: Path) -> None:

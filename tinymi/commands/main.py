@@ -70,6 +70,7 @@ def parser() -> ArgumentParser:
     site.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
     site.add_argument("--browser", action="store_true", help="also write OUT/browser: they run in a browser's tab")
     site.add_argument("--pyodide", metavar="FOLDER", help="Pyodide's distribution; without it, it is fetched")
+    site.add_argument("--jobs", metavar="N", type=int, default=1, help="processes that run lessons at the same time")
     site.add_argument("--only", metavar="LESSONS", help="some lessons, such as 0,3,6")
     served = by_name["serve"]
     served.add_argument("--model", metavar="SOURCE", help="folder, hub id or .gguf file; without it, the default model")
@@ -198,7 +199,7 @@ def site(options: Namespace) -> int:
     chosen = all_lessons() if options.only is None else [find(name) for name in options.only.split(",")]
     edition = browser_edition(options.model, options.pyodide) if options.browser else None
     live = f"{FOLDER}/index.html" if options.browser else ""
-    built = build(Path(options.out), chosen, options.model, lambda line: print(line, flush=True), live)
+    built = build(Path(options.out), chosen, options.model, lambda line: print(line, flush=True), live, options.jobs)
     if edition is not None:
         page = edition.write(Path(options.out), [one.name for one in built if one.document is not None])
         print(f"In the browser, from a web server: {show_text(str(page))}")

@@ -1,15 +1,17 @@
 """All lessons as a small web site: a page each, their data, an index and a glossary. It needs no server and no network.
 
-The lessons run in this process, one after the other, on one model. What one of them raises ends that lesson alone.
+The lessons run in this process, one after the other, or in several. What one of them raises ends that lesson alone.
 """
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinymi.errors import InputError, TinymiError
+from tinymi.errors import InputError, SweepError, TinymiError
+from tinymi.sweep import abandon, cached, process_pool
 from tinymi.teaching.catalogue import LessonFile, read
 from tinymi.teaching.glossary import GROUPS
 from tinymi.teaching.report import json as data
@@ -63,11 +65,12 @@ def build(
     source: str | None,
     say: Callable[[str], object] = lambda line: None,
     live: str = "",
+    jobs: int = 1,
 ) -> list[Built]:
     """Run every lesson and its deeper file, and write their pages and data into `out`, an index and a glossary.
 
     source: the model, as --model names it. say: called with a line for each lesson that begins. live: the address of
-    the pages that run the lessons themselves.
+    the pages that run the lessons themselves. jobs: processes, each with a model of its own. Raises a TinymiError.
     """
     import tinymi
 
@@ -77,10 +80,12 @@ def build(
         raise InputError(f"site {out}: cannot be made ({error.strerror}); give another folder") from None
     files = [file for lesson in lessons for file in (lesson, *([read(lesson.deeper)] if lesson.deeper else []))]
     model = tinymi.load(source)
+    alone = (_run(file, out, source, model) for file in files)
+    results = alone if jobs == 1 else _in_processes(files, out, source, jobs)
     built = []
     for number, file in enumerate(files, start=1):
         say(f"{number} of {len(files)}: {Built(file, None).name}")
-        built.append(_run(file, out, source, model))
+        built.append(next(results))
     pages = [one for one in built if one.document is not None]
     for one in pages:
         assert one.document is not None
@@ -106,6 +111,25 @@ def glossary(pages: Sequence[Built]) -> str:
         for title, terms in GROUPS.items()
     }
     return fill("glossary.html", groups=groups, style=style(), policy=policy())
+
+
+def _in_processes(files: Sequence[LessonFile], out: Path, source: str | None, jobs: int) -> Iterator[Built]:
+    """Each file's result, in order."""
+    pool = process_pool(jobs)
+    try:
+        for future in [pool.submit(_run_there, file, out, source) for file in files]:
+            yield future.result()
+    except BrokenExecutor:
+        raise SweepError("jobs: a process died, perhaps of too little memory; take fewer") from None
+    finally:
+        abandon(pool)
+
+
+def _run_there(file: LessonFile, out: Path, source: str | None) -> Built:
+    """In a process of the pool, which loads the model once."""
+    import tinymi
+
+    return _run(file, out, source, cached(f"model {source}", lambda: tinymi.load(source)))
 
 
 def _run(file: LessonFile, out: Path, source: str | None, model: "Model") -> Built:
