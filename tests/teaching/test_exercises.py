@@ -1,5 +1,6 @@
 """A reader's answer to an exercise: right, close or wrong; and the answers themselves, computed once."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from tinymi.commands.answer import answer, show_progress
 from tinymi.errors import InputError
-from tinymi.teaching import answers, catalogue
+from tinymi.teaching import answers, catalogue, tasks
 from tinymi.teaching.cells import Question
 from tinymi.teaching.check import next_hint, progress
 from tinymi.teaching.exercises import judge, make_exercise
@@ -198,13 +199,35 @@ def test_a_cache_that_cannot_be_written_does_not_matter(runs: Path) -> None:
         ("3.x", "such as 7.2"),
         ("", "such as 7.2"),
         ("4.1", "lesson '4': no such lesson"),
-        ("3.0", "03_seven has 2 exercises"),
-        ("3.3", "03_seven has 2 exercises"),
+        ("3.0", "3 has 2 exercises; give one of 3.1, 3.2$"),
+        ("seven.3", "seven has 2 exercises; give one of 3.1, 3.2$"),
     ],
 )
 def test_an_exercise_that_does_not_exist_is_refused(name: str, words: str, runs: Path) -> None:
     with pytest.raises(InputError, match=words):
         answers.exercise(name)
+    assert not runs.exists(), "no lesson runs for it"
+
+
+@pytest.mark.parametrize("lesson", ["7", "19", "workshop"])
+def test_the_exercises_of_its_file_count_too(lesson: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "run_lesson", None)
+    names = tasks.names(lesson)
+    own = [task.name for task in tasks.all_tasks() if task.name.startswith(f"{lesson}.")]
+    assert names[-len(own) :] == own
+    words = f"{lesson} has {len(names)} exercises; give one of {', '.join(names)}"
+    for number in (0, len(names) + 1):
+        with pytest.raises(InputError, match=f"{re.escape(words)}$"):
+            answers.exercise(f"{lesson}.{number}")
+
+
+def test_a_task_is_found_by_all_names_of_its_lesson() -> None:
+    for name in ("7.3", "07.3", "07_activation_patching.3", "activation_patching.3"):
+        assert (task := tasks.find(name)) is not None
+        assert task.name == "7.3"
+    for name, words in (("7.3", r"check\(patched\) checks your function"), ("7.5", "its last hint says")):
+        with pytest.raises(InputError, match=f"has no answer to compare with yours; {words}"):
+            answers.exercise(name)
 
 
 def test_the_command_takes_what_looks_like_an_option(tmp_path: Path) -> None:
