@@ -191,6 +191,17 @@ def test_circuit_tracer_cross_layer(tiny: Model, tmp_path: Path, monkeypatch: py
         clt.reconstruct(x.numpy())
 
 
+def test_a_dictionary_in_one_line(tiny: Model, tmp_path: Path) -> None:
+    """Of any number of layers, and none of its numbers."""
+    sparsify(tmp_path / "layers.1")
+    sae = tinymi.load_dictionary(tmp_path, tiny)
+    point = "blocks.1.hook_resid_post"
+    assert repr(sae) == f"Dictionary({point} -> {point}: d_in 32, d_out 32, 70 features, k 5)"
+    crossing = dataclasses.replace(sae, writes=tuple(f"blocks.{i}.hook_mlp_out" for i in range(1, 30)), k=None)
+    to = "blocks.1.hook_mlp_out to blocks.29.hook_mlp_out"
+    assert repr(crossing) == f"Dictionary({point} -> {to}: d_in 32, d_out 32, 70 features)"
+
+
 def test_a_cross_layer_transcoder_rebuilds_every_layer(tiny: Model, tmp_path: Path) -> None:
     t: Tensors = {}
     for layer in range(3):
