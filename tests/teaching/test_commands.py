@@ -10,6 +10,7 @@ from pathlib import Path
 import tinymi
 from tests.running import ROOT
 from tinymi.commands.doctor import facts
+from tinymi.commands.explore import explore
 from tinymi.commands.main import COMMANDS
 from tinymi.commands.main import run as run_command
 from tinymi.hooks import POINTS
@@ -162,6 +163,21 @@ def test_what_cannot_be_is_one_line(arguments: list[str], words: str, tmp_path: 
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_explore_has_the_options_of_the_model(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        explore(["--help", "--model", str(tiny_folder)])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: tinymi explore [-h]")
+    assert "of the attention shown (0 to 1)" in text
+    assert "--model SOURCE " in text
+    assert max(map(len, text.splitlines())) <= 80
+    with pytest.raises(tinymi.InputError, match="--model: expected one argument; --help lists"):
+        explore(["--model"])
 
 
 def test_every_hook_point_is_shown_in_80_columns() -> None:
