@@ -319,8 +319,13 @@ def test_wrong_use(tiny: Model, tmp_path: Path) -> None:
     for layer, words in [(1, "is for blocks.2.hook_resid_pre"), (3, "layers 0 to 2")]:
         with pytest.raises(tinymi.InputError, match=words):
             tinymi.load_dictionary(tmp_path, tiny, layer=layer)
-    with pytest.raises(tinymi.SourceError, match="neither a folder"):
-        tinymi.load_dictionary(tmp_path / "none", tiny)
+    for source, revision, words in [
+        ("none", None, r"'none' does not exist here and is not a hub id: .*owner/name; revision= may then be a branch"),
+        (tmp_path / "cfg.json", None, "cfg.json' is a file: give a folder"),
+        (tmp_path, "main", "revision='main' needs a hub id of the form owner/name.*leave revision out"),
+    ]:
+        with pytest.raises(tinymi.SourceError, match=words):
+            tinymi.load_dictionary(source, tiny, revision=revision)
     sae = tinymi.load_dictionary(tmp_path, tiny)
     with pytest.raises(tinymi.InputError, match=r"give floats \[..., 32\]"):
         sae.encode(np.zeros(31))
