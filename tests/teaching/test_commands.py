@@ -15,6 +15,7 @@ from tinymi.commands.main import COMMANDS
 from tinymi.commands.main import run as run_command
 from tinymi.hooks import POINTS
 from tinymi.machine import blas
+from tinymi.serve.explorer import read
 from tinymi.teaching import catalogue
 from tinymi.teaching.catalogue import all_lessons, find
 from tinymi.teaching.glossary import GROUPS, TERMS, forms, look_up, pattern
@@ -180,6 +181,13 @@ def test_the_help_of_explore_has_the_options_of_the_model(
     assert max(map(len, text.splitlines())) <= 80
     with pytest.raises(tinymi.InputError, match="--model: expected one argument; --help lists"):
         explore(["--model"])
+
+
+def test_an_empty_prompt_is_refused_in_the_explorer_too(tiny_model: tinymi.Model) -> None:
+    for prompt in ("", " "):
+        with pytest.raises(tinymi.InputError, match="prompt: empty; type 1 to 40 tokens"):
+            read(tiny_model.config, {"prompt": prompt})
+    assert read(tiny_model.config, {}).prompt == "The capital of France is"
 
 
 def test_every_hook_point_is_shown_in_80_columns() -> None:
