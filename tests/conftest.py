@@ -16,6 +16,7 @@ import pytest
 
 SLOW = ("test_sweep",)  # of tests/engine
 LONGEST = ("test_sweep", "test_10_ioi_circuit", "test_lesson_options", "test_bad_input", "test_default_model")
+CONVERTING = ("test_bad_input", "test_gguf", "test_reports", "test_sentencepiece", "test_worker")  # GGUF files
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -25,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if (item.path.parent.name == "engine" and item.path.stem not in SLOW) or item.path.stem == "test_config_json":
             item.add_marker(pytest.mark.fast)
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tests convert stays out of the user's cache. Fixtures of the session come first and use that."""
+    if request.path.stem in CONVERTING:
+        monkeypatch.setenv("TINYMI_HOME", str(request.getfixturevalue("tmp_path") / "home"))
 
 
 @pytest.fixture(scope="session")

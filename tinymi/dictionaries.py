@@ -49,6 +49,12 @@ class Dictionary:
     W_skip: Array | None = None  # [d_in, d_out], linear, beside the features
     norm_weight: Array | None = None  # [d_in], by which the value at `reads` is multiplied: an MLP's real input
 
+    def __repr__(self) -> str:
+        sizes = f"d_in {self.encoder.shape[1]}, d_out {self.decoder.shape[-1]}, {self.n_features:,} features"
+        k = "" if self.k is None else f", k {self.k}"
+        writes = " to ".join(dict.fromkeys((self.writes[0], self.writes[-1])))
+        return f"Dictionary({self.reads} -> {writes}: {sizes}{k})"
+
     @property
     def n_features(self) -> int:
         return len(self.b_enc)

@@ -153,6 +153,16 @@ def _suggest(name: str, names: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
+def _in_full(name: str) -> str:
+    """What to say of the last part of a name, such as hook_z or z; "" of any other."""
+    names = [
+        point.template.format(layer="LAYER")
+        for point in POINTS
+        if name != point.template and (name == point.short or point.template.endswith(f".{name}"))
+    ]
+    return f"its full name is {' or '.join(names)}; `tinymi points` lists all" if names else ""
+
+
 class Tap:
     """What the forward pass hands each value through: here nobody listens, and every value is handed back."""
 
@@ -252,7 +262,7 @@ def select(names: NameFilter, points: Mapping[str, HookPoint]) -> list[HookPoint
     ours = [_our_name(name) if isinstance(name, str) else str(name) for name in listed]
     for name in ours:
         if name not in points:
-            hint = _layers(name, points) or _suggest(name, points, "tinymi.POINTS lists the names")
+            hint = _layers(name, points) or _in_full(name) or _suggest(name, points, "`tinymi points` lists the names")
             raise HookError(f'no hook point "{name}" in this run ({_extent(points)}); {hint}')
     return [points[name] for name in ours]
 
@@ -359,7 +369,7 @@ class ActivationCache(Mapping[str, Array]):
         name = _our_name(key) if isinstance(key, str) else self._name(key)
         if name in self._values:
             return self._values[name]
-        hint = _suggest(name, self._values, f"names_filter chose {len(self)} others")
+        hint = _in_full(name) or _suggest(name, self._values, f"names_filter chose {len(self)} others")
         raise NotCachedError(f'cache: "{name}" was not kept (name it in names_filter); {hint}')
 
     def _name(self, key: tuple[str, int] | tuple[str, int, str]) -> str:

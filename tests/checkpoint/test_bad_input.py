@@ -544,12 +544,6 @@ GGUF = [
 CASES = [*SAFETENSORS, *SHARDED, *CONFIG, *TOKENIZER, *GGUF]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GGUF files of the table are not converted into the user's cache."""
-    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {

@@ -191,6 +191,17 @@ def test_circuit_tracer_cross_layer(tiny: Model, tmp_path: Path, monkeypatch: py
         clt.reconstruct(x.numpy())
 
 
+def test_a_dictionary_in_one_line(tiny: Model, tmp_path: Path) -> None:
+    """Of any number of layers, and none of its numbers."""
+    sparsify(tmp_path / "layers.1")
+    sae = tinymi.load_dictionary(tmp_path, tiny)
+    point = "blocks.1.hook_resid_post"
+    assert repr(sae) == f"Dictionary({point} -> {point}: d_in 32, d_out 32, 70 features, k 5)"
+    crossing = dataclasses.replace(sae, writes=tuple(f"blocks.{i}.hook_mlp_out" for i in range(1, 30)), k=None)
+    to = "blocks.1.hook_mlp_out to blocks.29.hook_mlp_out"
+    assert repr(crossing) == f"Dictionary({point} -> {to}: d_in 32, d_out 32, 70 features)"
+
+
 def test_a_cross_layer_transcoder_rebuilds_every_layer(tiny: Model, tmp_path: Path) -> None:
     t: Tensors = {}
     for layer in range(3):
@@ -308,13 +319,29 @@ def test_wrong_use(tiny: Model, tmp_path: Path) -> None:
     for layer, words in [(1, "is for blocks.2.hook_resid_pre"), (3, "layers 0 to 2")]:
         with pytest.raises(tinymi.InputError, match=words):
             tinymi.load_dictionary(tmp_path, tiny, layer=layer)
-    with pytest.raises(tinymi.SourceError, match="neither a folder"):
-        tinymi.load_dictionary(tmp_path / "none", tiny)
+    wrong: list[tuple[str | Path, str | None, str]] = [
+        ("none", None, r"'none' does not exist here and is not a hub id: .*owner/name; revision= may then be a branch"),
+        (tmp_path / "cfg.json", None, "cfg.json' is a file: give a folder"),
+        (tmp_path, "main", "revision='main' needs a hub id of the form owner/name.*leave revision out"),
+    ]
+    for source, revision, words in wrong:
+        with pytest.raises(tinymi.SourceError, match=words):
+            tinymi.load_dictionary(source, tiny, revision=revision)
     sae = tinymi.load_dictionary(tmp_path, tiny)
     with pytest.raises(tinymi.InputError, match=r"give floats \[..., 32\]"):
         sae.encode(np.zeros(31))
     saelens(tmp_path, twist=1)
     assert tinymi.load_dictionary(tmp_path, tiny, ignore_config=["twist"]).n_features == N
+
+
+def test_what_lies_deeper_than_a_formats_layout_is_named_and_not_taken(tiny: Model, tmp_path: Path) -> None:
+    saelens(tmp_path / "a" / ".old" / "sae")
+    write(tmp_path / "a" / "b", "layer_1.safetensors", {"b_enc": random(N)}, YAML.format("hook_resid_mid"))
+    with pytest.raises(tinymi.SourceError, match=r"deeper down are a/\.old/sae, a/b: give one of these as folder="):
+        tinymi.load_dictionary(tmp_path, tiny)
+    saelens(tmp_path / "c", metadata={"hook_name": "blocks.1.hook_resid_pre"})
+    assert tinymi.load_dictionary(tmp_path, tiny).reads == "blocks.1.hook_resid_pre"
+    assert tinymi.load_dictionary(tmp_path, tiny, folder="a/.old/sae").reads == "blocks.2.hook_resid_pre"
 
 
 def test_numbers_that_are_not_finite_are_warned_of(tiny: Model, tmp_path: Path) -> None:

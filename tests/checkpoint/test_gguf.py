@@ -53,12 +53,6 @@ LLAMA3 = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """Metadata and tensors of one good LLaMA file, to be changed by one thing each."""
@@ -241,7 +235,7 @@ def test_a_llama3_word_that_is_a_token_needs_no_merges(tmp_path: Path) -> None:
 # ---- the cache of converted files
 
 
-def test_an_edited_file_is_converted_again_and_its_old_folder_goes(tmp_path: Path, own_cache: Path) -> None:
+def test_an_edited_file_is_converted_again_and_its_old_folder_goes(tmp_path: Path) -> None:
     original, path = save_pair(tmp_path)
     first = folder_for(path)
     stamp = (first / "model.safetensors").stat().st_mtime_ns
@@ -251,7 +245,7 @@ def test_an_edited_file_is_converted_again_and_its_old_folder_goes(tmp_path: Pat
     write(path, metadata, tensors | {"output_norm.weight": np.full(SIZES["hidden_size"], 7, np.float32)})
     second = folder_for(path)
     assert (load_file(second / "model.safetensors")["model.norm.weight"] == 7).all()
-    assert [place for place in own_cache.iterdir() if place.is_dir()] == [second]
+    assert [place for place in (tmp_path / "home").iterdir() if place.is_dir()] == [second]
 
 
 def test_files_of_one_name_in_two_places_do_not_meet(tmp_path: Path) -> None:

@@ -36,11 +36,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 Make = Callable[[Path], tuple[Path, Path]]  # fills a folder; what tinymi loads, and the folder that transformers reads
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
-
-
 def variant(name: str, **fields: Any) -> Make:
     """One of the variants, with these fields in its config.json, too."""
 

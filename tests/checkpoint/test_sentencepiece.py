@@ -56,10 +56,7 @@ def texts() -> list[str]:
     return [text for text in found if text and not any(special in text for special in ("<s>", "</s>", "<unk>"))]
 
 
-def test_tokens_equal_sentencepiece(
-    model_file: Path, metadata: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TINYMI_HOME", str(tmp_path / "home"))
+def test_tokens_equal_sentencepiece(model_file: Path, metadata: dict[str, Any], tmp_path: Path) -> None:
     _, path = save_pair(tmp_path, tokenizer=metadata, num_hidden_layers=1, tie_word_embeddings=True)
     tokenizer, reference = tinymi.load(path).tokenizer, SentencePieceProcessor(str(model_file))
     everything = texts()

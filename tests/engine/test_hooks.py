@@ -369,7 +369,11 @@ REFUSED_NAMES = [
     ("blocks.1.attn.hook_patern", r'"blocks\.1\.attn\.hook_patern".*did you mean blocks\.1\.attn\.hook_pattern'),
     ("blocks.3.hook_resid_pre", r"blocks\.3\.hook_resid_pre.*goes through layers 0 to 2"),
     ("blocks.-1.hook_resid_pre", "goes through layers 0 to 2"),
-    ("nonsense!", r"tinymi\.POINTS lists the names"),
+    ("nonsense!", "`tinymi points` lists the names"),
+    ("hook_z", r"; its full name is blocks\.LAYER\.attn\.hook_z; `tinymi points` lists all$"),
+    ("mlp.hook_post", r"full name is blocks\.LAYER\.mlp\.hook_post;"),
+    ("pattern", r"full name is blocks\.LAYER\.attn\.hook_pattern;"),
+    ("hook_scale", r"blocks\.LAYER\.ln1\.hook_scale or blocks\.LAYER\.ln2\.hook_scale or ln_final\.hook_scale;"),
     ("", 'no hook point "" in this run'),
     ([], "empty list"),
     (["hook_embed", "hook_embedd"], r'"hook_embedd".*did you mean hook_embed'),
@@ -514,6 +518,7 @@ def test_a_filter_keeps_what_it_names(names: Any, tiny: tinymi.Model, tokens: To
             r"\(name it in names_filter\); did you mean blocks\.1\.attn\.hook_z\?",
         ),
         ("nonsense!", "names_filter chose 1 others"),
+        ("hook_z", r"its full name is blocks\.LAYER\.attn\.hook_z"),
     ],
 )
 def test_a_cache_miss_says_what_is_there(key: Any, words: str, tiny: tinymi.Model, tokens: Tokens) -> None:

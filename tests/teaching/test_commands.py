@@ -10,10 +10,12 @@ from pathlib import Path
 import tinymi
 from tests.running import ROOT
 from tinymi.commands.doctor import facts
+from tinymi.commands.explore import explore
 from tinymi.commands.main import COMMANDS
 from tinymi.commands.main import run as run_command
 from tinymi.hooks import POINTS
 from tinymi.machine import blas
+from tinymi.serve.explorer import read
 from tinymi.teaching import catalogue
 from tinymi.teaching.catalogue import all_lessons, find
 from tinymi.teaching.glossary import GROUPS, TERMS, forms, look_up, pattern
@@ -100,13 +102,15 @@ def test_a_lesson_is_found_by_many_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["12345", "", "uick", "²", "../tinymi/model.py"])
 def test_another_lesson_is_refused(name: str) -> None:
-    with pytest.raises(tinymi.InputError, match="00_quick_start, 01_tour"):
+    with pytest.raises(tinymi.InputError, match=r"no such lesson; .*`tinymi run` lists all$") as caught:
         find(name)
+    assert len(str(caught.value)) < 100
 
 
 def test_a_mistyped_or_ambiguous_lesson_is_asked_about() -> None:
-    with pytest.raises(tinymi.InputError, match=r"no such lesson; did you mean knockout\?"):
-        find("knokout")
+    for name, nearest in (("knokout", "knockout"), ("actvation_patching", "activation_patching")):
+        with pytest.raises(tinymi.InputError, match=rf"no such lesson; did you mean {nearest}\? `tinymi run` lists"):
+            find(name)
     with pytest.raises(tinymi.InputError, match=r"one of 03_attention_patterns, 08_attention_knockout$"):
         find("attention")
 
@@ -162,6 +166,28 @@ def test_what_cannot_be_is_one_line(arguments: list[str], words: str, tmp_path: 
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_explore_has_the_options_of_the_model(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        explore(["--help", "--model", str(tiny_folder)])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: tinymi explore [-h]")
+    assert "of the attention shown (0 to 1)" in text
+    assert "--model SOURCE " in text
+    assert max(map(len, text.splitlines())) <= 80
+    with pytest.raises(tinymi.InputError, match="--model: expected one argument; --help lists"):
+        explore(["--model"])
+
+
+def test_an_empty_prompt_is_refused_in_the_explorer_too(tiny_model: tinymi.Model) -> None:
+    for prompt in ("", " "):
+        with pytest.raises(tinymi.InputError, match="prompt: empty; type 1 to 40 tokens"):
+            read(tiny_model.config, {"prompt": prompt})
+    assert read(tiny_model.config, {}).prompt == "The capital of France is"
 
 
 def test_every_hook_point_is_shown_in_80_columns() -> None:

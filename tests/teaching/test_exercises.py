@@ -1,5 +1,6 @@
 """A reader's answer to an exercise: right, close or wrong; and the answers themselves, computed once."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from tinymi.commands.answer import answer, show_progress
 from tinymi.errors import InputError
-from tinymi.teaching import answers, catalogue
+from tinymi.teaching import answers, catalogue, tasks
 from tinymi.teaching.cells import Question
 from tinymi.teaching.check import next_hint, progress
 from tinymi.teaching.exercises import judge, make_exercise
@@ -63,7 +64,6 @@ def test_a_lesson_sets_the_tolerance() -> None:
         ("23.4", "head 23.4", "right"),
         ("head 23.4", "23.4", "right"),
         ("23.4", "23.5", "wrong"),
-        ("head 23.4", "head", "wrong"),
         ("layer 0: it sees only the token", "Layer  0.", "right"),
         ("layer 0: it sees only the token", "0", "right"),
         ("layer 0: it sees only the token", "layer 10", "wrong"),
@@ -86,7 +86,27 @@ def test_a_verdict_gives_the_answer_away_only_when_it_is_right() -> None:
     assert judge(exercise, "-0.93123").text == "The size is right, the sign is not."
 
 
-@pytest.mark.parametrize("given", ["Paris", "nan", "inf", "1e999", "", "1.2.3", "%", "--x", "٣x"])
+def test_a_verdict_says_what_it_read() -> None:
+    exercise = make_exercise("7.1", Question("?"), 0.93, None, "")
+    for given, read in (("50%", "0.5"), ("1,234,567.5", "1234567.5"), ("92%", "0.92")):
+        assert judge(exercise, given).text.startswith(f"{given} (read as {read}) is ")
+
+
+@pytest.mark.parametrize(
+    ("value", "example", "refused"),
+    [
+        ("23.4", "5.2", ["banana", "23,4", "50%", "23", ""]),
+        ("head 23.4", "5.2", ["head", "layer 23, head 4"]),
+        ("layer 0: it sees only the token", "5", ["banana", "0%", "0.0", "layer"]),
+    ],
+)
+def test_where_a_head_or_a_layer_is_asked_for_words_are_refused(value: str, example: str, refused: list[str]) -> None:
+    for given in refused:
+        with pytest.raises(InputError, match=rf"exercise 7\.1 asks for a number; give one, such as {example}$"):
+            grade(value, given)
+
+
+@pytest.mark.parametrize("given", ["Paris", "nan", "inf", "1e999", "", "1.2.3", "%", "--x", "٣x", "23,4", "1,2345"])
 def test_where_a_number_is_asked_for_words_are_refused(given: str) -> None:
     with pytest.raises(InputError, match=r"exercise 7\.1 asks for a number"):
         grade(0.5, given)
@@ -134,6 +154,9 @@ def test_a_lesson_is_run_once_for_all_answers(runs: Path, capsys: Any) -> None:
     assert printed.out == "Right. The answer is 7.\n"
     assert printed.err == "tinymi: running 03_seven once to compute its answers\n"
     assert (answer("seven.1", "8"), answer("03.2", "Rome")) == (1, 1)
+    with pytest.raises(InputError, match="asks for a number"):
+        answer("3.1", "seven")
+    assert progress()["3.1"]["tries"] == 1, "what is no number is no try"
     out, err = capsys.readouterr()
     assert (out, err) == (
         "Wrong. 8 is not within 0.07 of the answer.\nWrong. Rome is not the answer.\n",
@@ -198,13 +221,35 @@ def test_a_cache_that_cannot_be_written_does_not_matter(runs: Path) -> None:
         ("3.x", "such as 7.2"),
         ("", "such as 7.2"),
         ("4.1", "lesson '4': no such lesson"),
-        ("3.0", "03_seven has 2 exercises"),
-        ("3.3", "03_seven has 2 exercises"),
+        ("3.0", "3 has 2 exercises; give one of 3.1, 3.2$"),
+        ("seven.3", "seven has 2 exercises; give one of 3.1, 3.2$"),
     ],
 )
 def test_an_exercise_that_does_not_exist_is_refused(name: str, words: str, runs: Path) -> None:
     with pytest.raises(InputError, match=words):
         answers.exercise(name)
+    assert not runs.exists(), "no lesson runs for it"
+
+
+@pytest.mark.parametrize("lesson", ["7", "19", "workshop"])
+def test_the_exercises_of_its_file_count_too(lesson: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "run_lesson", None)
+    names = tasks.names(lesson)
+    own = [task.name for task in tasks.all_tasks() if task.name.startswith(f"{lesson}.")]
+    assert names[-len(own) :] == own
+    words = f"{lesson} has {len(names)} exercises; give one of {', '.join(names)}"
+    for number in (0, len(names) + 1):
+        with pytest.raises(InputError, match=f"{re.escape(words)}$"):
+            answers.exercise(f"{lesson}.{number}")
+
+
+def test_a_task_is_found_by_all_names_of_its_lesson() -> None:
+    for name in ("7.3", "07.3", "07_activation_patching.3", "activation_patching.3"):
+        assert (task := tasks.find(name)) is not None
+        assert task.name == "7.3"
+    for name, words in (("7.3", r"check\(patched\) checks your function"), ("7.5", "its last hint says")):
+        with pytest.raises(InputError, match=f"has no answer to compare with yours; {words}"):
+            answers.exercise(name)
 
 
 def test_the_command_takes_what_looks_like_an_option(tmp_path: Path) -> None:

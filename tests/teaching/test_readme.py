@@ -36,6 +36,14 @@ def test_its_output_is_the_lessons() -> None:
     assert [word for word in promoted if word not in lesson] == []
 
 
+def test_what_you_learn_names_every_lesson() -> None:
+    (text,) = re.findall(r"^\*\*\[What you learn\].*?\n\n", README, flags=re.MULTILINE | re.DOTALL)
+    numbers: list[int] = []
+    for first, last in re.findall(r"\b(\d\d)(?: to (\d\d))?\b", text):
+        numbers += range(int(first), int(last or first) + 1)
+    assert numbers == [int(lesson.number) for lesson in all_lessons()]
+
+
 def test_its_two_commands_are_those_of_the_gate() -> None:
     commands = re.findall(r"^    (python3 -m venv .*)$", README, flags=re.MULTILINE)
     assert len(commands) == 2

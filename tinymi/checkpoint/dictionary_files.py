@@ -43,7 +43,7 @@ def load_dictionary(
 
     source: a folder, or the id of a repository on the Hugging Face hub, of which only the files needed are fetched.
     layer: the layer whose dictionary is wanted; it may be left out where the source has only one.
-    folder: where several of the source fit, the name of one ("layers.10.mlp").
+    folder: the name of one, where several fit ("layers.10.mlp"), or where it is deeper than in a folder of the source.
     ignore_config: fields of cfg.json to pass over although they are not known here.
 
     Raises a TinymiError: SourceError, ConfigError, WeightsError, or InputError for a layer that the model has not.
@@ -82,19 +82,14 @@ def load_dictionary(
 
 def _choose(names: set[str], source: str, layer: int | None, folder: str | None) -> list[str]:
     """Config first, the decoder's file last. Raises SourceError where not exactly one dictionary fits."""
-    found = {}
-    for name in sorted(names):
-        path = PurePosixPath(name)
-        if folder is not None and path.parent.as_posix() != folder.rstrip("/"):
-            continue
-        cfg, yaml = str(path.with_name("cfg.json")), str(path.with_name("config.yaml"))
-        encoder = str(path.with_name(path.name.replace("W_dec", "W_enc")))
-        if path.name in ("sae.safetensors", "sae_weights.safetensors") and cfg in names:
-            found[path.parent.as_posix()] = [cfg, name]
-        elif re.fullmatch(r"layer_\d+\.safetensors", path.name) and yaml in names:
-            found[name] = [yaml, name]
-        elif re.fullmatch(r"W_dec_\d+\.safetensors", path.name) and {yaml, encoder} <= names:
-            found[name] = [yaml, encoder, name]
+    everywhere = _dictionaries_among(names, folder)
+    found = {key: files for key, files in everywhere.items() if folder is not None or files[-1].count("/") <= 1}
+    if everywhere and not found:
+        deep = sorted({str(PurePosixPath(files[-1]).parent) for files in everywhere.values()})
+        raise SourceError(
+            f"{source}: holds no dictionary in itself or in a folder such as layers.10, where the formats have theirs; "
+            f"deeper down are {', '.join(deep[:6])}: give one of these as folder="
+        )
     fitting = [key for key in found if layer is None or key == "." or folder is not None or layer in _numbers(key)]
     if layer is not None and (exact := [key for key in fitting if _layer_in(found[key][-1]) == layer]):
         fitting = exact
@@ -108,6 +103,24 @@ def _choose(names: set[str], source: str, layer: int | None, folder: str | None)
         f"{source}: holds {len(fitting) or 'no'} dictionar{'y' if not fitting else 'ies'}{where} among {len(found)}; "
         f"give layer= or folder=, of {listed}"
     )
+
+
+def _dictionaries_among(names: set[str], folder: str | None) -> dict[str, list[str]]:
+    """The files of each dictionary, by its folder; by its last file where a folder has one for each layer."""
+    found = {}
+    for name in sorted(names):
+        path = PurePosixPath(name)
+        if folder is not None and path.parent.as_posix() != folder.rstrip("/"):
+            continue
+        cfg, yaml = str(path.with_name("cfg.json")), str(path.with_name("config.yaml"))
+        encoder = str(path.with_name(path.name.replace("W_dec", "W_enc")))
+        if path.name in ("sae.safetensors", "sae_weights.safetensors") and cfg in names:
+            found[path.parent.as_posix()] = [cfg, name]
+        elif re.fullmatch(r"layer_\d+\.safetensors", path.name) and yaml in names:
+            found[name] = [yaml, name]
+        elif re.fullmatch(r"W_dec_\d+\.safetensors", path.name) and {yaml, encoder} <= names:
+            found[name] = [yaml, encoder, name]
+    return found
 
 
 def _numbers(name: str) -> list[int]:

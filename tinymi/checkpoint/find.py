@@ -33,11 +33,7 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
     if path is not None and not exists and _looks_like_hub_id(str(source)):
         snapshot: Path = _hub().folder(str(source), revision=revision)
         return snapshot
-    if revision is not None:
-        raise SourceError(
-            f"revision={revision!r} needs a hub id of the form owner/name, and the source is "
-            f"{'the default model' if source is None else repr(str(source))}: leave revision out"
-        )
+    _refuse_revision(source, revision)
     if path is None:
         from tinymi.checkpoint import default_model
 
@@ -53,13 +49,26 @@ def folder_for(source: str | os.PathLike[str] | None = None, *, revision: str | 
 def files_of(source: str | os.PathLike[str], choose: Callable[[set[str]], list[str]], *, revision: str | None) -> Path:
     """A folder with those files of a folder or hub id that `choose` takes from the names of all. Raises SourceError."""
     path = _path(source)
-    if path.is_dir() and revision is None:
-        choose({file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()})
-        return path
     if not path.exists() and _looks_like_hub_id(str(source)):
         folder: Path = _hub().files(str(source), revision=revision, choose=choose)
         return folder
-    raise SourceError(f"{str(source)!r} is neither a folder here nor a hub id with its revision: give one of them")
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "does not exist here and is not a hub id"
+        raise SourceError(
+            f"{str(source)!r} {problem}: give a folder, or a hub id of the form owner/name; revision= may then be a "
+            "branch, a tag or a commit of it"
+        )
+    _refuse_revision(source, revision)
+    choose({file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()})
+    return path
+
+
+def _refuse_revision(source: str | os.PathLike[str] | None, revision: str | None) -> None:
+    if revision is not None:
+        raise SourceError(
+            f"revision={revision!r} needs a hub id of the form owner/name, and the source is "
+            f"{'the default model' if source is None else repr(str(source))}: leave revision out"
+        )
 
 
 def _hub() -> ModuleType:

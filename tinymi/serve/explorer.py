@@ -56,6 +56,8 @@ def options(config: "Config") -> list[Option]:
 
 def read(config: "Config", query: Mapping[str, str]) -> Namespace:
     """The options that a query sets. Raises InputError."""
+    if "prompt" in query and not query["prompt"].strip():
+        raise InputError(f"prompt: empty; type 1 to {MOST_TOKENS} tokens")
     known = options(config)
     return Parser(known).read(arguments_of(known, query))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tinymi.checkpoint import downloads
 from tinymi.errors import InputError
-from tinymi.teaching import catalogue
+from tinymi.teaching import catalogue, tasks
 from tinymi.teaching.report.items import Exercise
 from tinymi.teaching.report.json import write_text
 from tinymi.teaching.running import run_lesson
@@ -20,11 +20,13 @@ def exercise(name: str) -> Exercise:
     lesson, _, number = name.rpartition(".")
     if not lesson or not (number.isascii() and number.isdecimal()):
         raise InputError(f"exercise {name!r}: give its lesson and its number, such as 7.2")
-    path = catalogue.find(lesson).path
-    exercises = _cached(path)
-    if not 1 <= int(number) <= len(exercises):
-        raise InputError(f"exercise {name!r}: {path.stem} has {len(exercises)} exercises; give one of their numbers")
-    return exercises[int(number) - 1]
+    names = tasks.names(lesson)
+    if not 1 <= int(number) <= len(names):
+        raise InputError(f"exercise {name!r}: {lesson} has {len(names)} exercises; give one of {', '.join(names)}")
+    if task := tasks.find(name):
+        how = f"check({task.function}) checks your function" if task.code else "its last hint says what a good one has"
+        raise InputError(f"exercise {name!r}: has no answer to compare with yours; {how}")
+    return _cached(catalogue.find(lesson).path)[int(number) - 1]
 
 
 def _cached(path: Path) -> list[Exercise]:

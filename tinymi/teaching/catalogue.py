@@ -71,12 +71,12 @@ def find(name: str) -> LessonFile:
     matches = matches or [lesson for lesson in lessons if stem in lesson.path.stem.split("_")[1:]]
     if len(matches) == 1:
         return matches[0]
-    stems = ", ".join(lesson.path.stem for lesson in matches or lessons)
-    advice = f"give the number or the name of one of {stems}"
     if matches:
-        raise InputError(f"lesson {name!r}: is the name of more than one; {advice}")
-    words = {word for lesson in lessons for word in lesson.path.stem.split("_")[1:]}
-    raise InputError(f"lesson {name!r}: no such lesson; {did_you_mean(stem, words)}{advice}")
+        stems = ", ".join(lesson.path.stem for lesson in matches)
+        raise InputError(f"lesson {name!r}: is the name of more than one; give the number or name of one of {stems}")
+    names = [lesson.path.stem.partition("_")[2] for lesson in lessons]
+    words = [word for each in names for word in each.split("_")]
+    raise InputError(f"lesson {name!r}: no such lesson; {did_you_mean(stem, [*names, *words])}`tinymi run` lists all")
 
 
 def _is_called(lesson: LessonFile, stem: str) -> bool:

@@ -11,7 +11,7 @@ from tinymi.teaching.report import items
 from tinymi.text import SPACE
 
 CLOSE = 10  # times the tolerance
-_NUMBER = re.compile(r"[+-]?(\d[\d,]*)?(\.\d*)?(e[+-]?\d+)?%?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(\.\d*)?(?:e[+-]?\d+)?%?", re.IGNORECASE)
 _LONGEST = 6  # words that can be compared with a reader's; a longer answer is a sentence
 _FILLERS = {"a", "an", "the", "layer", "layers", "head", "heads", "token", "position", "neuron", "it", "is"}
 
@@ -34,7 +34,7 @@ def make_exercise(name: str, asked: Question, value: Any, tolerance: float | Non
 
 
 def judge(exercise: items.Exercise, given: str) -> Verdict:
-    """A reader's answer. Raises InputError for one that is no number where a number is asked for."""
+    """A reader's answer. Raises InputError for one that is no number, or no head, where one is asked for."""
     if exercise.value is None:
         return _judge_text(exercise, given)
     number, decimals = _number(exercise, given)
@@ -43,12 +43,13 @@ def judge(exercise: items.Exercise, given: str) -> Verdict:
     copied = decimals >= 2 and number != 0 and number == round(exercise.value, decimals)
     if error <= exercise.tolerance or copied:
         return Verdict("right", _stop(f"The answer is {exercise.answer}"))
+    shown = f"{given} (read as {number:.10g})" if set(given) & set("%,") else given
     if error <= CLOSE * exercise.tolerance:
-        return Verdict("close", f"{given} is {error:.2g} away, and at most {exercise.tolerance:.2g} counts as right.")
+        return Verdict("close", f"{shown} is {error:.2g} away, and at most {exercise.tolerance:.2g} counts as right.")
     if abs(number + exercise.value) <= exercise.tolerance:
         return Verdict("wrong", "The size is right, the sign is not.")
     within = f"not within {exercise.tolerance:.2g} of" if exercise.tolerance else "not"
-    return Verdict("wrong", f"{given} is {within} the answer.")
+    return Verdict("wrong", f"{shown} is {within} the answer.")
 
 
 def _number(exercise: items.Exercise, given: str) -> tuple[float, int]:
@@ -60,9 +61,13 @@ def _number(exercise: items.Exercise, given: str) -> tuple[float, int]:
     except ValueError:
         match = None
     if match is None or not math.isfinite(number):
-        raise InputError(f"answer {given!r}: exercise {exercise.name} asks for a number; give one, such as 0.5")
+        raise _no_number(exercise, given, "0.5")
     percent = 2 if text.endswith("%") else 0
-    return number / 10**percent, len(match[2] or ".") - 1 + percent
+    return number / 10**percent, len(match[1] or ".") - 1 + percent
+
+
+def _no_number(exercise: items.Exercise, given: str, example: str) -> InputError:
+    return InputError(f"answer {given!r}: exercise {exercise.name} asks for a number; give one, such as {example}")
 
 
 def _judge_text(exercise: items.Exercise, given: str) -> Verdict:
@@ -70,6 +75,9 @@ def _judge_text(exercise: items.Exercise, given: str) -> Verdict:
     expected, words = _words(exercise.answer.partition(":")[0]), _words(given)
     if len(expected) > _LONGEST:
         return Verdict("open", _stop(f"Compare yours with this: {exercise.answer}"))
+    shape = _shape(" ".join(expected))
+    if shape in ("0", "0.0") and shape not in map(_shape, words):
+        raise _no_number(exercise, given, "5" if shape == "0" else "5.2")
     if words and words == expected:
         return Verdict("right", _stop(f"The answer is {exercise.answer}"))
     if words and _resemble(words, expected):
@@ -85,6 +93,11 @@ def _words(text: str) -> list[str]:
     plain = re.sub(rf"[{SPACE}\s\"'`,;()\[\]]+", " ", text.casefold())
     words = [word.rstrip(".!?").removeprefix("+") for word in plain.split()]
     return [word for word in words if word not in _FILLERS] or words
+
+
+def _shape(word: str) -> str:
+    """0.0 of a head such as 23.4, 0 of a layer: numbers that are compared as words."""
+    return re.sub(r"\d+", "0", word.lstrip("+-"))
 
 
 def _resemble(words: list[str], expected: list[str]) -> bool:

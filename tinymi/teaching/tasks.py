@@ -17,6 +17,7 @@ from tinymi.teaching import catalogue
 from tinymi.teaching.cells import Question, cells, question
 
 Function = Callable[..., Any]
+WORKSHOP = "workshop"
 
 
 @dataclass
@@ -73,9 +74,21 @@ def path_of(lesson: catalogue.LessonFile) -> Path:
 
 def tasks(lesson: catalogue.LessonFile) -> list[Task]:
     """The exercises in the lesson's file of exercises. Their numbers go on from those in the lesson."""
-    first = sum(question(cell) is not None for cell in cells(lesson.path.read_text("utf-8")))
     path = path_of(lesson)
-    return read(path, str(int(lesson.number)), first) if path.is_file() else []
+    return read(path, str(int(lesson.number)), _asked_in(lesson)) if path.is_file() else []
+
+
+def names(lesson: str) -> list[str]:
+    """All exercises of a lesson, or of the workshop: "7.1", "7.2", and so on. Raises InputError."""
+    if lesson == WORKSHOP:
+        return [task.name for task in workshop()]
+    found = catalogue.find(lesson)
+    return [f"{int(found.number)}.{i + 1}" for i in range(_asked_in(found) + len(tasks(found)))]
+
+
+def _asked_in(lesson: catalogue.LessonFile) -> int:
+    """How many exercises the lesson itself asks."""
+    return sum(question(cell) is not None for cell in cells(lesson.path.read_text("utf-8")))
 
 
 def read(path: Path, number: str, first: int = 0) -> list[Task]:
@@ -98,12 +111,12 @@ def read(path: Path, number: str, first: int = 0) -> list[Task]:
 
 
 def workshop_path() -> Path:
-    return catalogue.folder() / "exercises" / "workshop.py"
+    return catalogue.folder() / "exercises" / f"{WORKSHOP}.py"
 
 
 def workshop() -> list[Task]:
     """The steps of the workshop: a transformer to write."""
-    return read(workshop_path(), "workshop") if workshop_path().is_file() else []
+    return read(workshop_path(), WORKSHOP) if workshop_path().is_file() else []
 
 
 def all_tasks() -> list[Task]:
@@ -111,7 +124,10 @@ def all_tasks() -> list[Task]:
 
 
 def find(name: str) -> Task | None:
-    """A task by its number or its function; None for another name."""
+    """A task by its number (8.3, 08.3, knockout.3) or its function; None for another name."""
+    lesson, _, number = name.rpartition(".")
+    if lesson not in ("", WORKSHOP) and number.isascii() and number.isdecimal():
+        name = f"{int(catalogue.find(lesson).number)}.{int(number)}"
     return next((task for task in all_tasks() if name in (task.name, task.function, f"my_{task.function}")), None)
 
 
