@@ -23,7 +23,7 @@ _LICENCES = f"""\
 This folder holds
 Pyodide {pyodide.VERSION}: MPL-2.0, https://www.mozilla.org/MPL/2.0/, source https://github.com/pyodide/pyodide
 CPython {pyodide.INFO["python"]}: PSF-2.0, https://docs.python.org/3.12/license.html, Python Software Foundation
-NumPy 2.0.2: BSD-3-Clause, its text is in its wheel
+NumPy {pyodide.NUMPY.split("-")[1]}: BSD-3-Clause, its text is in its wheel
 """
 
 
