@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinymi.errors import InputError, SweepError, TinymiError
-from tinymi.sweep import abandon, cached, process_pool
+from tinymi.sweep import Task, abandon, process_pool, run_task
 from tinymi.teaching.catalogue import LessonFile, read
 from tinymi.teaching.glossary import GROUPS
 from tinymi.teaching.report import json as data
@@ -117,7 +117,8 @@ def _in_processes(files: Sequence[LessonFile], out: Path, source: str | None, jo
     """Each file's result, in order."""
     pool = process_pool(jobs)
     try:
-        for future in [pool.submit(_run_there, file, out, source) for file in files]:
+        tasks = [{"file": file, "out": out, "source": source} for file in files]
+        for future in [pool.submit(run_task, _run_task, source, "loaded", __version__, task) for task in tasks]:
             yield future.result()
     except BrokenExecutor:
         raise SweepError("jobs: a process died, perhaps of too little memory; take fewer") from None
@@ -125,11 +126,8 @@ def _in_processes(files: Sequence[LessonFile], out: Path, source: str | None, jo
         abandon(pool)
 
 
-def _run_there(file: LessonFile, out: Path, source: str | None) -> Built:
-    """In a process of the pool, which loads the model once."""
-    import tinymi
-
-    return _run(file, out, source, cached(f"model {source}", lambda: tinymi.load(source)))
+def _run_task(model: "Model", task: Task) -> Built:
+    return _run(task["file"], task["out"], task["source"], model)
 
 
 def _run(file: LessonFile, out: Path, source: str | None, model: "Model") -> Built:
